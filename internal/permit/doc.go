@@ -1,0 +1,16 @@
+// Package permit owns the human side of a key release: which project may use
+// which dataset, for which people, until when, and what has been frozen.
+//
+// A project is active until it is closed or its validity ends. A permit joins
+// one project, one dataset version and a set of people; the dataset's custodian
+// grants it and may end it at any time. A freeze is a person's "stop": it
+// names one person, project, dataset, image, site or chip, and while it is live
+// no key is released to anything it touches.
+//
+// Every fact is read inside the transaction that releases a key, with the rows
+// locked against change (FOR SHARE), so an end or a freeze that commits first
+// always wins. A fact that cannot be established is false.
+//
+// The package trusts its caller to have authorised the actor; it checks only
+// what the data itself demands (the custodian of this dataset, for example).
+package permit

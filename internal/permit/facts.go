@@ -1,0 +1,133 @@
+package permit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Fact is one condition of a key release. The zero value does not hold.
+type Fact struct {
+	Holds bool
+	Why   string // one sentence: what was found
+	Fix   string // who can change it and how; empty when the fact holds
+}
+
+// NamedFact is a fact as `explain` shows it.
+type NamedFact struct {
+	Name string // permit, project, image, appraisal, guest, no_freeze, lease
+	Fact
+}
+
+// FactQuery names everything that a release touches. Chip is lower-case hex and
+// may be empty when no evidence has been seen yet.
+type FactQuery struct {
+	Workspace string
+	Project   string
+	Dataset   string
+	Person    string
+	Image     string
+	Site      string
+	Chip      string
+}
+
+// FactSet is the human part of the invariant.
+type FactSet struct {
+	Permit   Fact
+	Project  Fact
+	Image    Fact
+	NoFreeze Fact
+}
+
+// factsQuery reads the permission rows in one round trip and locks those that exist against change until the
+// caller's transaction ends. SELECT … FOR SHARE cannot be combined with outer joins on the nullable side or with
+// aggregates, so each row is locked in a CTE of its own and missing rows come back as NULL.
+const factsQuery = `
+WITH lock_project AS (
+  SELECT id, state, valid_until, valid_until > now() AS valid FROM project WHERE id = @project FOR SHARE),
+lock_permit AS (
+  SELECT id FROM permit
+  WHERE project = @project AND dataset = @dataset AND @person = ANY (people)
+    AND state = 'live' AND until > now()
+  ORDER BY until DESC LIMIT 1 FOR SHARE),
+lock_image AS (
+  SELECT id, state FROM image WHERE id = @image FOR SHARE),
+freezes AS (
+  SELECT kind FROM freeze WHERE state = 'live' AND (
+       (kind = 'person'  AND value = @person)  OR (kind = 'project' AND value = @project)
+    OR (kind = 'dataset' AND value = @dataset) OR (kind = 'image'   AND value = @image)
+    OR (kind = 'site'    AND value = @site)    OR (kind = 'chip' AND @chip <> '' AND value = @chip))
+  ORDER BY id LIMIT 1)
+SELECT (SELECT id FROM lock_permit), (SELECT state FROM lock_project), (SELECT valid FROM lock_project),
+       (SELECT valid_until FROM lock_project), (SELECT state FROM lock_image), (SELECT kind FROM freezes)`
+
+// freezeGate is the advisory lock that orders new freezes against releases: a freeze inserts a row that no release can
+// lock beforehand, so placing one takes the gate exclusively and reading the facts takes it shared. Releases do not
+// wait for each other; a freeze waits for the releases under way, and none begins before the freeze has committed.
+const freezeGate = 0x73696573 // "sies"
+
+// ReleaseFacts reads the four human facts inside tx. An error means that nothing is known, which callers treat as a refusal.
+func (s *Service) ReleaseFacts(ctx context.Context, tx pgx.Tx, q FactQuery) (FactSet, error) {
+	var (
+		permitID, projectState, imageState, frozen *string
+		projectValid                               *bool
+		validUntil                                 *time.Time
+	)
+	batch := &pgx.Batch{}
+	batch.Queue("SELECT pg_advisory_xact_lock_shared($1)", freezeGate)
+	batch.Queue(factsQuery, pgx.StrictNamedArgs{
+		"project": q.Project, "dataset": q.Dataset, "person": q.Person, "image": q.Image, "site": q.Site, "chip": q.Chip,
+	}).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&permitID, &projectState, &projectValid, &validUntil, &imageState, &frozen)
+	})
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return FactSet{}, fmt.Errorf("reading the facts of workspace %s: %w", q.Workspace, err)
+	}
+	return FactSet{
+		Permit:   permitFact(permitID),
+		Project:  projectFact(q.Project, projectState, projectValid, validUntil),
+		Image:    imageFact(imageState),
+		NoFreeze: freezeFact(frozen),
+	}, nil
+}
+
+func permitFact(id *string) Fact {
+	if id == nil {
+		return Fact{Why: "no live permit covers this person, dataset and project",
+			Fix: "the dataset's custodian grants a permit"}
+	}
+	return Fact{Holds: true, Why: "permit " + *id + " is live"}
+}
+
+func projectFact(id string, state *string, valid *bool, until *time.Time) Fact {
+	switch {
+	case state == nil:
+		return Fact{Why: "project " + id + " does not exist", Fix: "an operator creates the project"}
+	case *state != string(ProjectActive):
+		return Fact{Why: "project " + id + " is " + *state, Fix: "an operator opens a new project"}
+	case valid == nil || !*valid:
+		return Fact{Why: "the validity of project " + id + " ended on " + until.UTC().Format(time.DateOnly),
+			Fix: "an operator extends the project once its ethics and DPIA dates are renewed"}
+	}
+	return Fact{Holds: true, Why: "project is active until " + until.UTC().Format(time.DateOnly)}
+}
+
+func imageFact(state *string) Fact {
+	switch {
+	case state == nil:
+		return Fact{Why: "the image does not exist", Fix: "an operator registers the image"}
+	case *state != "approved":
+		return Fact{Why: "the image is " + *state, Fix: "a custodian approves the image"}
+	}
+	return Fact{Holds: true, Why: "the image is approved"}
+}
+
+func freezeFact(kind *string) Fact {
+	if kind != nil {
+		return Fact{Why: "a freeze on the " + *kind + " is live", Fix: "a custodian or operator lifts the freeze"}
+	}
+	return Fact{Holds: true, Why: "nothing it touches is frozen"}
+}

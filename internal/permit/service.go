@@ -1,0 +1,90 @@
+package permit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/oklog/ulid/v2"
+)
+
+// Errors that callers branch on.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrExists   = errors.New("already exists")
+	ErrState    = errors.New("not possible in this state")
+	ErrInvalid  = errors.New("invalid")
+	// ErrNotCustodian: only the custodian of a dataset decides over it.
+	ErrNotCustodian = errors.New("not the custodian of this dataset")
+)
+
+// Service reads and changes projects, datasets, permits and freezes. Methods that change something take the caller's
+// transaction and write the audit entry in it; the returned audit.ID is what a policy change waits for after commit.
+type Service struct {
+	db *pgxpool.Pool
+}
+
+// New returns a service over a migrated database.
+func New(db *pgxpool.Pool) *Service { return &Service{db: db} }
+
+var idPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,62}$`)
+
+func newID() string { return strings.ToLower(ulid.Make().String()) }
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+}
+
+// constraint turns the two violations that a caller can cause into errors it can act on.
+func constraint(doing string, err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch pg.Code {
+		case "23505":
+			return fmt.Errorf("%s: %w", doing, ErrExists)
+		case "23503":
+			return fmt.Errorf("%s: a project or dataset it names: %w", doing, ErrNotFound)
+		case "23514":
+			return fmt.Errorf("%s: %w: %s", doing, ErrInvalid, pg.ConstraintName)
+		}
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+func collectOne[T any](ctx context.Context, db querier, doing, sql string, args ...any) (T, error) {
+	rows, err := db.Query(ctx, sql, args...)
+	if err != nil {
+		var zero T
+		return zero, constraint(doing, err)
+	}
+	v, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[T])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return v, fmt.Errorf("%s: %w", doing, ErrNotFound)
+	}
+	if err != nil {
+		return v, constraint(doing, err)
+	}
+	return v, nil
+}
+
+func collect[T any](ctx context.Context, db querier, doing, sql string, args ...any) ([]T, error) {
+	rows, err := db.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByName[T])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", doing, err)
+	}
+	return list, nil
+}
+
+// querier is what a pool and a transaction have in common.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
