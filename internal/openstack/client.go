@@ -3,8 +3,14 @@ package openstack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
 	"time"
+
+	"github.com/gophercloud/gophercloud/v2"
 )
 
 // Config names one site and the credential to use there. Nothing in it is read from the environment.
@@ -26,11 +32,79 @@ type Config struct {
 
 // Client speaks to one site with one credential. It is safe for concurrent use and makes no call before it is asked to.
 type Client struct {
-	cfg Config
+	cfg    Config
+	prefix string // siesta-v1-<installation>-: what is ours begins with it
+	auth   gophercloud.AuthOptions
+	avail  gophercloud.Availability
+	http   http.Client
+
+	// lock admits one goroutine to authentication and discovery; a channel, so that a waiter's context counts.
+	lock    chan struct{}
+	session *session
 }
 
+var installationID = regexp.MustCompile(`^[a-z0-9]{8}$`)
+
 // New checks the configuration and reads the credential. It does not touch the network.
-func New(cfg Config) (*Client, error) { return &Client{cfg: cfg}, nil }
+func New(cfg Config) (*Client, error) {
+	var faults []error
+	if cfg.Site == "" {
+		faults = append(faults, errors.New("site has no name"))
+	}
+	if !installationID.MatchString(cfg.Installation) {
+		faults = append(faults, errors.New("installation must be eight characters of a-z and 0-9"))
+	}
+	if len(cfg.AllowedHosts) == 0 {
+		faults = append(faults, errors.New("allowed hosts are empty: name every host of the site's catalog"))
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 30 * time.Second
+	}
+	if cfg.Timeout < 0 {
+		faults = append(faults, errors.New("timeout is negative"))
+	}
+	cred, err := readCredential(cfg)
+	if err != nil {
+		faults = append(faults, err)
+	}
+	if len(faults) > 0 {
+		return nil, fmt.Errorf("openstack site %q: %w", cfg.Site, errors.Join(faults...))
+	}
+	if cfg.Region == "" {
+		cfg.Region = cred.region
+	}
+	hosts, err := newHostList(cfg.AllowedHosts)
+	if err != nil {
+		return nil, fmt.Errorf("openstack site %q: %w", cfg.Site, err)
+	}
+	identity, err := url.Parse(cred.auth.IdentityEndpoint)
+	if err != nil {
+		return nil, fmt.Errorf("openstack site %q: reading auth_url: it is not a URL", cfg.Site)
+	}
+	if err := hosts.check(identity); err != nil {
+		return nil, fmt.Errorf("openstack site %q: auth_url: %w", cfg.Site, err)
+	}
+	base := cfg.Transport
+	if base == nil {
+		base = newTransport(cred.tls)
+	}
+	c := &Client{
+		cfg:    cfg,
+		prefix: "siesta-v1-" + cfg.Installation + "-",
+		auth:   cred.auth,
+		avail:  cred.availability,
+		http: http.Client{
+			Transport: &wire{base: base, hosts: hosts, timeout: cfg.Timeout},
+			// A redirect would carry the token to wherever the answer says.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		lock: make(chan struct{}, 1),
+	}
+	return c, nil
+}
+
+// Site returns the configured name of the site.
+func (c *Client) Site() string { return c.cfg.Site }
 
 // Identity is who the credential is, as Keystone says.
 type Identity struct {
@@ -41,10 +115,25 @@ type Identity struct {
 	AccessRules            bool // the credential is limited by access rules
 }
 
-// Site returns the configured name of the site.
-func (c *Client) Site() string { return c.cfg.Site }
-
 // Identity authenticates if need be and says as whom.
-func (c *Client) Identity(ctx context.Context) (Identity, error) { return Identity{}, errUnwritten }
+func (c *Client) Identity(ctx context.Context) (Identity, error) {
+	s, err := c.authenticated(ctx)
+	if err != nil {
+		return Identity{}, err
+	}
+	return s.identity, nil
+}
 
-var errUnwritten = errors.New("openstack: not written yet")
+// owned says whether a name is this installation's.
+func (c *Client) owned(name string) bool { return strings.HasPrefix(name, c.prefix) }
+
+var ownName = regexp.MustCompile(`^siesta-v1-[a-z0-9]{8}-[a-z0-9-]{1,44}$`)
+
+// nameable refuses to create what this installation could not find again, or what the name filters of Nova (a regular
+// expression) and Barbican (LIKE) would understand as a pattern.
+func (c *Client) nameable(svc, op, name string) error {
+	if !ownName.MatchString(name) || !c.owned(name) {
+		return &Error{Kind: Permanent, Service: svc, Op: op, Object: name, Reason: "the name is not of the form " + c.prefix + "…"}
+	}
+	return nil
+}

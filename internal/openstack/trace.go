@@ -35,3 +35,12 @@ func (t *Trace) Calls() []Call {
 	defer t.mu.Unlock()
 	return append([]Call(nil), t.calls...)
 }
+
+func (t *Trace) add(c Call) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.calls = append(t.calls, c)
+}

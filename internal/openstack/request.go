@@ -1,0 +1,116 @@
+package openstack
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/gophercloud/gophercloud/v2"
+)
+
+// request is one call of the cloud.
+type request struct {
+	service    service
+	op, object string // for errors: "creating port", its name
+	method     string
+	path       []string // segments, escaped here
+	query      url.Values
+	body       any           // sent as JSON
+	raw        io.ReadSeeker // or sent as octets; sought back to the start after a renewal of the token
+	accept     string
+	out        any // JSON goes here
+	ok         []int
+	timeout    time.Duration // zero: the client's
+	repeatable bool          // applying it twice is no harm, whatever its method
+}
+
+func withWire(ctx context.Context, service string, timeout time.Duration) context.Context {
+	return context.WithValue(ctx, wireKey{}, wireOptions{service: service, timeout: timeout})
+}
+
+// send makes the call, once. Its error is classified.
+func (c *Client) send(ctx context.Context, r request) error {
+	resp, err := c.open(ctx, r, false)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
+// open is send for callers that read the body themselves.
+func (c *Client) open(ctx context.Context, r request, keepBody bool) (*http.Response, error) {
+	sc, err := c.service(ctx, r.service)
+	if err != nil {
+		return nil, err
+	}
+	segments := make([]string, len(r.path))
+	for i, s := range r.path {
+		segments[i] = url.PathEscape(s)
+	}
+	target := sc.ServiceURL(segments...)
+	if len(r.query) > 0 {
+		target += "?" + r.query.Encode()
+	}
+	opts := &gophercloud.RequestOpts{OkCodes: r.ok, MoreHeaders: map[string]string{}, KeepResponseBody: keepBody}
+	if r.out != nil {
+		opts.JSONResponse = r.out
+	}
+	switch {
+	case r.raw != nil:
+		opts.RawBody = r.raw
+		opts.MoreHeaders["Content-Type"] = "application/octet-stream"
+	case r.body != nil:
+		opts.JSONBody = r.body
+	}
+	if r.accept != "" {
+		opts.MoreHeaders["Accept"] = r.accept
+	}
+	resp, err := sc.Request(withWire(ctx, r.service.name, r.timeout), r.method, target, opts)
+	if err != nil {
+		return nil, classify(r, err)
+	}
+	return resp, nil
+}
+
+func (c *Client) get(ctx context.Context, svc service, op, object string, query url.Values, out any, path ...string) error {
+	return c.send(ctx, request{service: svc, op: op, object: object, method: "GET", path: path, query: query, out: out, ok: []int{200}})
+}
+
+func (c *Client) remove(ctx context.Context, svc service, op, object string, path ...string) error {
+	err := c.send(ctx, request{service: svc, op: op, object: object, method: "DELETE", path: path, ok: []int{200, 202, 204}})
+	if KindOf(err) == NotFound {
+		return nil
+	}
+	return err
+}
+
+var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
+
+// identifier refuses anything but a UUID before it becomes part of a URL.
+func identifier(svc service, op, id string) error {
+	if !uuidForm.MatchString(id) {
+		return &Error{Kind: Permanent, Service: svc.name, Op: op, Object: clean(id, 64), Reason: "the id is not a UUID"}
+	}
+	return nil
+}
+
+// unusable is an answer that came, and cannot be what was asked for.
+func unusable(svc service, op, object, reason string) error {
+	return &Error{Kind: Permanent, Service: svc.name, Op: op, Object: object, Reason: reason}
+}
+
+// clean makes text of the cloud fit for messages: printable, one line, bounded.
+func clean(s string, limit int) string {
+	s = strings.Map(func(r rune) rune {
+		if r < 0x20 || r >= 0x7f {
+			return ' '
+		}
+		return r
+	}, s[:min(len(s), 4*limit)])
+	s = strings.Join(strings.Fields(s), " ")
+	return s[:min(len(s), limit)]
+}

@@ -1,0 +1,5 @@
+package openstack
+
+import "errors"
+
+var errUnwritten = errors.New("openstack: not written yet")
