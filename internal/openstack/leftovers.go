@@ -1,12 +1,109 @@
 package openstack
 
-import "context"
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/url"
+	"regexp"
+	"slices"
+)
 
 // Resource is something at the site that carries this installation's name prefix.
 type Resource struct {
 	Service, Kind, ID, Name string
 }
 
+const (
+	listPage  = 500
+	listPages = 200
+)
+
 // Leftovers lists everything in Nova, Cinder, Neutron, Glance and Barbican that bears the prefix, so that what no row
-// accounts for can be found. A service missing from the catalog is skipped.
-func (c *Client) Leftovers(ctx context.Context) ([]Resource, error) { return nil, errUnwritten }
+// accounts for can be found. A service missing from the catalog is skipped: the key manager's credential is often
+// another's.
+func (c *Client) Leftovers(ctx context.Context) ([]Resource, error) {
+	who, err := c.Identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	mine := url.Values{"project_id": {who.ProjectID}}
+	// Only Nova filters by prefix; the others are asked for all the project's.
+	named := url.Values{"name": {"^" + regexp.QuoteMeta(c.prefix)}}
+	lists := []struct {
+		svc   service
+		kind  string
+		path  []string
+		key   string
+		query url.Values
+	}{
+		{compute, "server", []string{"servers", "detail"}, "servers", named},
+		{volume, "volume", []string{"volumes", "detail"}, "volumes", nil},
+		{volume, "snapshot", []string{"snapshots"}, "snapshots", nil},
+		{network, "port", []string{"ports"}, "ports", mine},
+		{network, "security group", []string{"security-groups"}, "security_groups", mine},
+		{network, "network", []string{"networks"}, "networks", mine},
+		{image, "image", []string{"images"}, "images", url.Values{"owner": {who.ProjectID}}},
+	}
+	var all []Resource
+	for _, l := range lists {
+		found, err := c.listNamed(ctx, l.svc, l.kind, l.path, l.key, l.query)
+		if errors.Is(err, errNoService) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	secrets, err := c.secretsLike(ctx, "listing secrets", c.prefix+"%")
+	if err != nil && !errors.Is(err, errNoService) {
+		return nil, err
+	}
+	for _, s := range secrets {
+		if c.owned(s.Name) {
+			all = append(all, Resource{keyManager.name, "secret", s.id, clean(s.Name, 63)})
+		}
+	}
+	slices.SortFunc(all, func(a, b Resource) int {
+		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+	})
+	return all, nil
+}
+
+// listNamed pages through a list by marker, with URLs of our own making: the links in answers are not followed.
+func (c *Client) listNamed(ctx context.Context, svc service, kind string, path []string, key string, query url.Values) ([]Resource, error) {
+	op := "listing " + kind + "s"
+	var found []Resource
+	marker := ""
+	for range listPages {
+		q := url.Values{"limit": {"500"}}
+		for k, v := range query {
+			q[k] = v
+		}
+		if marker != "" {
+			q.Set("marker", marker)
+		}
+		doc := map[string]any{}
+		if err := c.get(ctx, svc, op, "", q, &doc, path...); err != nil {
+			return nil, err
+		}
+		entries, _ := doc[key].([]any)
+		for _, e := range entries {
+			fields, _ := e.(map[string]any)
+			id, _ := fields["id"].(string)
+			name, _ := fields["name"].(string)
+			if !uuidForm.MatchString(id) {
+				return nil, unusable(svc, op, "", "an entry has no UUID")
+			}
+			marker = id
+			if status, _ := fields["status"].(string); c.owned(name) && status != "DELETED" {
+				found = append(found, Resource{svc.name, kind, id, clean(name, 255)})
+			}
+		}
+		if len(entries) < listPage {
+			return found, nil
+		}
+	}
+	return nil, unusable(svc, op, "", "there are more than can be")
+}

@@ -1,5 +1,0 @@
-package openstack
-
-import "errors"
-
-var errUnwritten = errors.New("openstack: not written yet")
