@@ -1,0 +1,108 @@
+package attest
+
+import "fmt"
+
+// TEE names the kind of hardware that made the evidence.
+type TEE string
+
+// SEVSNP is AMD SEV-SNP. A simulated report is one of these, too, signed under
+// roots that only development builds can load; Result.Simulated says so.
+const SEVSNP TEE = "sev-snp"
+
+// Evidence is what a guest sends. Nothing in it is believed before it is proved.
+type Evidence struct {
+	TEE TEE
+	// Report is the raw attestation report, 1184 bytes for SEV-SNP.
+	Report []byte
+	// Certificates may hold the VCEK as DER, PEM or AMD's certificate table. It
+	// is a hint: any other certificate in it is ignored.
+	Certificates []byte
+	// EventLog belongs to TEEs with run-time measurements; SEV-SNP has none.
+	EventLog []byte
+}
+
+// Status of one check.
+type Status string
+
+const (
+	// Passed means judged and good.
+	Passed Status = "passed"
+	// Failed means judged and bad: the evidence is refused.
+	Failed Status = "failed"
+	// NotJudged means that an earlier failure, or the policy, left nothing to judge.
+	NotJudged Status = "not judged"
+)
+
+// Check is one line of a verdict, written for the person who reads the decision.
+type Check struct {
+	Name     string `json:"name"`
+	Status   Status `json:"status"`
+	Code     string `json:"code"`
+	Expected string `json:"expected,omitempty"`
+	Got      string `json:"got,omitempty"`
+	// Source says where the expectation comes from: "code", "policy",
+	// "certificate" or "collateral".
+	Source string `json:"source"`
+}
+
+// Codes of refusals. They are stable: audit entries, metrics and the API use them.
+const (
+	CodeFormat      = "format"
+	CodeVersion     = "version"
+	CodeProduct     = "product"
+	CodeKeyType     = "key_type"
+	CodeCollateral  = "collateral"
+	CodeChain       = "chain"
+	CodeSignature   = "signature"
+	CodeDebug       = "debug"
+	CodeMigration   = "migration"
+	CodeVMPL        = "vmpl"
+	CodeMeasurement = "measurement"
+	CodeReportData  = "report_data"
+	CodePolicy      = "policy"
+	CodeIDBlock     = "id_block"
+	CodeHostData    = "host_data"
+	CodeChip        = "chip"
+	CodeTCB         = "tcb"
+	CodePlatform    = "platform"
+)
+
+// Result is what a genuine report within policy says. It is only ever returned
+// when no check failed.
+type Result struct {
+	TEE TEE
+	// Product is AMD's product line: "Milan" or "Genoa" (with Bergamo and Siena).
+	Product       string
+	ReportVersion uint32
+	// ReportID is fresh for each launch of a guest and the same in all its reports.
+	ReportID    [32]byte
+	ChipID      [64]byte
+	Measurement [48]byte
+	ReportData  [64]byte
+	GuestPolicy uint64
+	CurrentTCB  TCB
+	Reported    TCB
+	Committed   TCB
+	Launch      TCB
+	// VCEK is the SHA-256 of the leaf certificate (DER) under which the report was proved.
+	VCEK [32]byte
+	// Simulated is true when the chain ends in a root made for a demonstration.
+	Simulated bool
+	Checks    []Check
+}
+
+// Refusal is the error of evidence that was judged and found wanting. Its text
+// holds no bytes of the evidence.
+type Refusal struct {
+	// Code is that of the first failed check in the fixed order of precedence.
+	Code string
+	// Check is the name of that check.
+	Check  string
+	Detail string
+	// Checks lists all checks, in the order of precedence.
+	Checks []Check
+}
+
+func (r *Refusal) Error() string {
+	return fmt.Sprintf("evidence refused (%s): %s: %s", r.Code, r.Check, r.Detail)
+}

@@ -1,0 +1,79 @@
+package attest
+
+import (
+	"crypto/sha256"
+	"time"
+)
+
+// read parses a leaf, or finds it among those already proved.
+func (j *judgement) read(der []byte) *vcek {
+	if ch := j.cache.get(j.key(sha256.Sum256(der))); ch != nil {
+		return ch.leaf
+	}
+	v, err := parseVCEK(der)
+	if err != nil {
+		return nil
+	}
+	return v
+}
+
+func (j *judgement) key(leaf [sha256.Size]byte) chainKey {
+	k := chainKey{leaf: leaf}
+	if j.col.Roots != nil {
+		k.roots = j.col.Roots.id
+	}
+	return k
+}
+
+// prove returns the chain of a leaf up to a root of the product line, proved now
+// or earlier; an earlier proof counts only inside its window.
+func (j *judgement) prove(leaf *vcek, line string) *chain {
+	const expected = "a root of the product line"
+	if j.col.Roots == nil || j.at.IsZero() {
+		j.fail(checkChain, expected, "", "there are no roots, or no time, to judge by")
+		return nil
+	}
+	key := j.key(leaf.sum)
+	if ch := j.cache.get(key); ch != nil && ch.by.line == line {
+		if !ch.validAt(j.at) {
+			j.fail(checkChain, window(ch.notBefore, ch.notAfter), stamp(j.at), "a certificate of the chain is not valid at this time")
+			return nil
+		}
+		j.pass(checkChain, ch.by.ark.Subject.CommonName)
+		return ch
+	}
+	ch, err := proveChain(leaf, j.col.Roots.lines[line], j.at)
+	if err != nil {
+		// The library's text may quote names from a certificate that came with the
+		// evidence, so only our own words are kept.
+		j.fail(checkChain, expected, "", "the certificate was not signed by AMD's key for this product line, or is not valid at this time")
+		return nil
+	}
+	j.cache.put(key, ch)
+	j.pass(checkChain, ch.by.ark.Subject.CommonName)
+	return ch
+}
+
+// revocation asks the list of the chain's root. A list that names one of the
+// certificates refuses even when the policy does not ask for lists, and even
+// after it expired.
+func (j *judgement) revocation(ch *chain) {
+	list := j.col.CRLs.of(ch.by)
+	if list != nil && list.lists(ch.by.ask, ch.leaf.cert) {
+		j.fail(checkRevocation, "not revoked", "revoked", "a certificate of the chain has been revoked")
+		return
+	}
+	current := list != nil && list.covers(j.at)
+	switch {
+	case current:
+		j.pass(checkRevocation, window(list.thisUpdate, list.nextUpdate))
+	case j.pol.Revocation == RevocationNotJudged:
+		j.skip(checkRevocation, "the policy does not ask")
+	default:
+		j.fail(checkRevocation, "a list valid at this time", "none", "there is no revocation list for this time")
+	}
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func window(from, to time.Time) string { return stamp(from) + " to " + stamp(to) }

@@ -1,0 +1,278 @@
+package attest
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/sha512"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/go-sev-guest/abi"
+	spb "github.com/google/go-sev-guest/proto/sevsnp"
+)
+
+// Bits of the SNP ABI (AMD 56860): guest policy, key_info and platform_info.
+const (
+	policyMigrationAgent = 1 << 18
+	policyDebug          = 1 << 19
+	keyAuthorEnabled     = 1 << 0
+	keyMasked            = 1 << 1
+	platformAliasCheck   = 1 << 5
+
+	signerVCEK = 0
+	signerVLEK = 1
+)
+
+// versions that have been seen in genuine reports. A later one may sign fields
+// that nobody here has read, so it is refused until it is added.
+var reportVersions = []uint32{2, 3, 5}
+
+// judgement is the work of one verification.
+type judgement struct {
+	*verdict
+	cache *chainCache
+	col   Collateral
+	pol   Policy
+	at    time.Time
+}
+
+// snp judges an SEV-SNP report. The result means something only if no check failed.
+func (j *judgement) snp(ev Evidence) *Result {
+	j.judge(checkTime, !j.at.IsZero(), "set", "", "the time of the verdict is not set")
+	if len(ev.Report) != abi.ReportSize {
+		j.fail(checkLayout, fmt.Sprintf("%d bytes", abi.ReportSize), fmt.Sprintf("%d bytes", len(ev.Report)),
+			"the report has a wrong length")
+		return nil
+	}
+	version := binary.LittleEndian.Uint32(ev.Report)
+	j.judge(checkVersion, slices.Contains(reportVersions, version), "2, 3 or 5", fmt.Sprint(version),
+		"this version of the report is not known")
+	r, err := abi.ReportToProto(ev.Report)
+	if err != nil {
+		// The library's text quotes the bytes that it did not like.
+		j.fail(checkLayout, "reserved fields zero", "", "a reserved field of the report is set, or the guest policy is malformed")
+		return nil
+	}
+	j.pass(checkLayout, fmt.Sprintf("%d bytes", abi.ReportSize))
+	j.judge(checkSignatureAlgorithm, r.SignatureAlgo == abi.SignEcdsaP384Sha384, "1 (ECDSA P-384, SHA-384)",
+		fmt.Sprint(r.SignatureAlgo), "the report is not signed with ECDSA P-384 and SHA-384")
+
+	j.keyType(r)
+	j.guest(r)
+	res := &Result{
+		TEE:           SEVSNP,
+		ReportVersion: r.Version,
+		ReportID:      [32]byte(r.ReportId),
+		ChipID:        [64]byte(r.ChipId),
+		Measurement:   [48]byte(r.Measurement),
+		ReportData:    [64]byte(r.ReportData),
+		GuestPolicy:   r.Policy,
+	}
+	leaf := j.leaf(ev, r)
+	res.Product = j.product(ev.Report, version, leaf)
+	if res.Product == "" {
+		return nil
+	}
+	j.patchLevels(r, res)
+	j.judge(checkProductAllowed, slices.Contains(j.pol.Products, res.Product), fmt.Sprint(j.pol.Products), res.Product,
+		"the policy does not admit this product line")
+	if leaf != nil {
+		j.genuine(ev.Report, r, leaf, res)
+	}
+	return res
+}
+
+func (j *judgement) keyType(r *spb.Report) {
+	signer := r.SignerInfo >> 2 & 7
+	name := map[uint32]string{signerVCEK: "VCEK", signerVLEK: "VLEK", 7: "none"}[signer]
+	j.judge(checkKeyType, signer == signerVCEK, "VCEK", name, "the report is not signed with the key of the chip itself (VCEK)")
+	masked := r.SignerInfo&keyMasked != 0 || allZero(r.ChipId)
+	j.judge(checkMaskedChip, !masked, "", "", "the host hides the chip id")
+}
+
+// guest judges what the report says of the guest; most of it cannot be opened by
+// any policy.
+func (j *judgement) guest(r *spb.Report) {
+	j.judge(checkDebug, r.Policy&policyDebug == 0, "off", "", "the host may debug this guest")
+	// Without an agent the firmware writes ones here.
+	agent := r.Policy&policyMigrationAgent != 0 || !allOnes(r.ReportIdMa)
+	j.judge(checkMigration, !agent, "none", "", "a migration agent may move this guest")
+	j.judge(checkVMPL, r.Vmpl == 0, "0", fmt.Sprint(r.Vmpl), "the report was asked for above privilege level 0")
+
+	found := slices.ContainsFunc(j.pol.Measurements, func(m []byte) bool { return bytes.Equal(m, r.Measurement) })
+	expected := ""
+	if len(j.pol.Measurements) == 1 {
+		expected = hex.EncodeToString(j.pol.Measurements[0])
+	} else {
+		expected = fmt.Sprintf("one of %d", len(j.pol.Measurements))
+	}
+	j.judge(checkMeasurement, found && !allZero(r.Measurement), expected, hex.EncodeToString(r.Measurement),
+		"the guest was launched from other firmware, kernel, initrd, command line or processors")
+	// Only the first bytes: the field is a hash over a nonce.
+	j.judge(checkReportData, bytes.Equal(r.ReportData, j.pol.ReportData[:]) && !allZero(r.ReportData),
+		hex.EncodeToString(j.pol.ReportData[:8])+"…", hex.EncodeToString(r.ReportData[:8])+"…",
+		"the report is not bound to this challenge and these keys")
+	j.judge(checkGuestPolicy, r.Policy == j.pol.RequirePolicy, fmt.Sprintf("0x%x", j.pol.RequirePolicy), fmt.Sprintf("0x%x", r.Policy),
+		"the guest was launched with another guest policy")
+
+	block := r.SignerInfo&keyAuthorEnabled != 0 || !allZero(r.IdKeyDigest) || !allZero(r.AuthorKeyDigest)
+	j.judge(checkIDBlock, !block, "id key and author key digests zero", "", "the guest was launched with an identity block")
+	j.judge(checkHostData, allZero(r.HostData), "zero", "", "the host put data of its own into the report")
+	registered := slices.ContainsFunc(j.pol.Chips, func(c []byte) bool { return bytes.Equal(c, r.ChipId) })
+	j.judge(checkChip, registered, fmt.Sprintf("one of %d registered", len(j.pol.Chips)), hex.EncodeToString(r.ChipId),
+		"the chip is not registered for this site")
+	if j.pol.RequireAliasCheck {
+		j.judge(checkAlias, r.PlatformInfo&platformAliasCheck != 0, "complete", "", "the firmware has not checked memory for aliases")
+	} else {
+		j.skip(checkAlias, "the policy does not ask")
+	}
+}
+
+// product finds the product line: from the processor's family and model in the
+// report, or, for version 2, which lacks them, from the certificate, whose
+// signature then proves it.
+func (j *judgement) product(report []byte, version uint32, leaf *vcek) string {
+	line := ""
+	if version == 2 {
+		if leaf == nil {
+			return ""
+		}
+		line = leaf.line
+	} else {
+		line = productLine(report[0x188], report[0x189])
+	}
+	switch line {
+	case Milan, Genoa:
+		j.pass(checkProduct, line)
+		return line
+	case Turin:
+		// Its patch levels, certificates and roots are known here, but no genuine
+		// Turin report has been seen: nothing could show that the rules are right.
+		j.fail(checkProduct, "Milan or Genoa", Turin, "reports of Turin cannot be judged yet")
+	default:
+		j.fail(checkProduct, "Milan or Genoa", fmt.Sprintf("family 0x%x model 0x%x", report[0x188], report[0x189]),
+			"this processor is not known")
+	}
+	return ""
+}
+
+// productLine maps CPUID family and model to the line whose root signs the chip.
+// Bergamo and Siena (0xA0 to 0xAF) are signed by Genoa's.
+func productLine(family, model byte) string {
+	switch {
+	case family == 0x19 && model <= 0x0f:
+		return Milan
+	case family == 0x19 && (model >= 0x10 && model <= 0x1f || model >= 0xa0 && model <= 0xaf):
+		return Genoa
+	case family == 0x1a && model <= 0x11:
+		return Turin
+	}
+	return ""
+}
+
+// patchLevels holds all TCBs of the report against the floor of the product line.
+func (j *judgement) patchLevels(r *spb.Report, res *Result) {
+	readable := true
+	for _, t := range []struct {
+		to  *TCB
+		raw uint64
+	}{{&res.CurrentTCB, r.CurrentTcb}, {&res.Reported, r.ReportedTcb}, {&res.Committed, r.CommittedTcb}, {&res.Launch, r.LaunchTcb}} {
+		var ok bool
+		*t.to, ok = tcbFrom(t.raw, res.Product)
+		readable = readable && ok
+	}
+	j.judge(checkTCBLayout, readable, "zero", "", "reserved bytes of a TCB are set")
+	floor, set := j.pol.MinTCB[res.Product]
+	for _, t := range []struct {
+		check check
+		tcb   TCB
+	}{{checkReportedTCB, res.Reported}, {checkCommittedTCB, res.Committed}, {checkLaunchTCB, res.Launch}} {
+		if !set {
+			j.fail(t.check, "a floor", t.tcb.String(), "the policy sets no TCB floor for this product line")
+			continue
+		}
+		j.judge(t.check, t.tcb.AtLeast(floor), "at least "+floor.String(), t.tcb.String(), "the firmware is older than the policy's floor")
+	}
+	j.judge(checkCurrentTCB, res.CurrentTCB.AtLeast(res.Committed), "at least "+res.Committed.String(), res.CurrentTCB.String(),
+		"the running firmware is older than what the machine has committed to")
+}
+
+// leaf picks the certificate to judge by: one of the registered chip's, else one
+// from the evidence; the first that names this chip and TCB, else the first at all.
+func (j *judgement) leaf(ev Evidence, r *spb.Report) *vcek {
+	var first *vcek
+	consider := func(ders [][]byte) *vcek {
+		for i, der := range ders {
+			if i == maxLeafCandidates || len(der) > maxCertificatesBytes {
+				break
+			}
+			v := j.read(der)
+			if v == nil {
+				continue
+			}
+			if tcb, ok := tcbFrom(r.ReportedTcb, v.line); ok && tcb == v.tcb && v.names(r.ChipId) {
+				return v
+			}
+			if first == nil {
+				first = v
+			}
+		}
+		return nil
+	}
+	best := consider(j.col.VCEKs[ChipKey(r.ChipId)])
+	if best == nil {
+		best = consider(splitCertificates(ev.Certificates))
+	}
+	if best == nil {
+		best = first
+	}
+	if best == nil {
+		j.fail(checkLeaf, "a VCEK for this chip and TCB", "none", "no readable certificate of the chip came with the evidence or is registered")
+		return nil
+	}
+	j.pass(checkLeaf, hex.EncodeToString(best.sum[:]))
+	return best
+}
+
+func allZero(b []byte) bool {
+	return !slices.ContainsFunc(b, func(x byte) bool { return x != 0 })
+}
+
+func allOnes(b []byte) bool {
+	return !slices.ContainsFunc(b, func(x byte) bool { return x != 0xff })
+}
+
+// genuine judges the chain, its revocation, the signature, and that certificate
+// and report speak of the same chip and patch levels.
+func (j *judgement) genuine(report []byte, r *spb.Report, leaf *vcek, res *Result) {
+	res.VCEK = leaf.sum
+	j.judge(checkCertificateChip, leaf.names(r.ChipId), hex.EncodeToString(leaf.hwid), hex.EncodeToString(r.ChipId),
+		"the certificate belongs to another chip")
+	j.judge(checkCertificateTCB, leaf.tcb == res.Reported, leaf.tcb.String(), res.Reported.String(),
+		"the certificate is for other patch levels than the report")
+	if ch := j.prove(leaf, res.Product); ch != nil {
+		res.Simulated = ch.by.simulated
+		j.judge(checkHardware, ch.by.simulated == j.pol.Simulated, hardware(j.pol.Simulated), hardware(ch.by.simulated),
+			"simulated and genuine hardware do not stand in for each other")
+		j.revocation(ch)
+	}
+	// The signature is judged even when the chain is not good, so that a refusal
+	// tells a forged report from a strange certificate.
+	der, err := abi.ReportToSignatureDER(report)
+	if err != nil {
+		j.fail(checkSignature, "", "", "the signature is malformed")
+		return
+	}
+	digest := sha512.Sum384(abi.SignedComponent(report))
+	j.judge(checkSignature, ecdsa.VerifyASN1(leaf.key, digest[:], der), "", "", "the report was not signed by the key of this certificate")
+}
+
+func hardware(simulated bool) string {
+	if simulated {
+		return "simulated"
+	}
+	return "genuine"
+}
