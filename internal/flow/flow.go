@@ -58,13 +58,13 @@ const (
 	TakenOver   EventKind = "taken_over" // intent again, by the worker that follows one whose lease ran out
 	Waiting     EventKind = "waiting"
 	Retried     EventKind = "retried"
-	StepDone    EventKind = "succeeded"   // *
-	StepFailed  EventKind = "failed"      // *
+	StepDone    EventKind = "succeeded" // *
+	StepFailed  EventKind = "failed"    // *
 	UndoIntent  EventKind = "undo_intent"
 	UndoWaiting EventKind = "undo_waiting"
 	UndoRetried EventKind = "undo_retried"
-	StepUndone  EventKind = "undone"      // *
-	Parked      EventKind = "parked"      // *
+	StepUndone  EventKind = "undone" // *
+	Parked      EventKind = "parked" // *
 	Resumed     EventKind = "resumed"
 	Superseded  EventKind = "superseded"
 	Succeeded   EventKind = "flow_succeeded" // *
@@ -133,14 +133,20 @@ func clip(s string) string {
 }
 
 type again struct {
-	after time.Duration
-	why   string
+	after   time.Duration
+	why     string
+	problem *Problem
 }
 
 func (a *again) Error() string { return fmt.Sprintf("not yet: %s", a.why) }
 
 // Again ends this run of Do or Undo and asks for another one after d. why is shown to people: "server is BUILD".
 func Again(d time.Duration, why string) error { return &again{after: d, why: why} }
+
+// AgainBecause is Again with a reason that becomes the flow's problem should the step's deadline pass.
+func AgainBecause(d time.Duration, p *Problem) error {
+	return &again{after: d, why: p.Detail, problem: p}
+}
 
 type fatal struct{ err error }
 
