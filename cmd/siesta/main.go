@@ -1,0 +1,125 @@
+// Command siesta is the command line for people and scripts: the same API that portals use, as tables or as JSON.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := newRoot(os.Stdout, os.Stderr).ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "siesta:", err)
+		os.Exit(1)
+	}
+}
+
+// app is what the commands share.
+type app struct {
+	out, err io.Writer
+	server   string
+	format   string
+}
+
+func newRoot(out, errOut io.Writer) *cobra.Command {
+	a := &app{out: out, err: errOut}
+	root := &cobra.Command{
+		Use:           "siesta",
+		Short:         "Confidential workspaces on research clouds",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.format != "table" && a.format != "json" {
+				return fmt.Errorf("-o %s: the output is either table or json", a.format)
+			}
+			return nil
+		},
+	}
+	root.SetOut(out)
+	root.SetErr(errOut)
+	root.PersistentFlags().StringVar(&a.server, "server", os.Getenv("SIESTA_SERVER"), "URL of the service (default: $SIESTA_SERVER, else that of the login)")
+	root.PersistentFlags().StringVarP(&a.format, "output", "o", "table", "table, or json for scripts")
+	root.AddCommand(a.login(), a.logout(), a.workspace(), a.operation(), a.explain(), a.image(), a.project(), a.dataset(), a.permit(), a.freeze(), a.site(), a.audit(), a.me())
+	return root
+}
+
+func (a *app) printer() printer { return printer{out: a.out, json: a.format == "json"} }
+
+// connect returns the service with the caller's token.
+func (a *app) connect(ctx context.Context) (api, error) {
+	s, err := loadSession()
+	if err != nil {
+		return api{}, err
+	}
+	server := a.server
+	if server == "" {
+		server = s.Server
+	}
+	if server == "" {
+		return api{}, errors.New("no server: give --server, set SIESTA_SERVER, or run `siesta login --server URL`")
+	}
+	token, err := bearer(ctx, s)
+	if err != nil {
+		return api{}, err
+	}
+	return api{server: server, token: token}, nil
+}
+
+func (a *app) login() *cobra.Command {
+	var s session
+	var secretFile string
+	cmd := &cobra.Command{
+		Use:   "login",
+		Short: "Log in with a browser (device flow), or with a client secret in scripts",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s.Server = a.server
+			if s.Server == "" || s.Issuer == "" {
+				return errors.New("login needs --server and --issuer")
+			}
+			var err error
+			if secretFile != "" {
+				s.Token, err = secretLogin(cmd.Context(), s, secretFile)
+			} else {
+				s.Token, err = deviceLogin(cmd.Context(), s, a.err)
+			}
+			if err != nil {
+				return err
+			}
+			if err := s.save(); err != nil {
+				return err
+			}
+			fmt.Fprintln(a.err, "Logged in.")
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&s.Issuer, "issuer", os.Getenv("SIESTA_ISSUER"), "URL of the OpenID issuer")
+	cmd.Flags().StringVar(&s.ClientID, "client-id", "siesta-cli", "client to log in as")
+	cmd.Flags().StringVar(&secretFile, "client-secret-file", "", "log in as a service account; the file holds its secret")
+	return cmd
+}
+
+func (a *app) logout() *cobra.Command {
+	return &cobra.Command{
+		Use: "logout", Short: "Forget the login", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			path, err := sessionPath()
+			if err != nil {
+				return err
+			}
+			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("forgetting the login: %w", err)
+			}
+			return nil
+		},
+	}
+}
