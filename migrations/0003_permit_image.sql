@@ -34,7 +34,7 @@ CREATE TABLE permit (
 );
 CREATE INDEX permit_live ON permit (project, dataset) WHERE state = 'live';
 
-CREATE TABLE freeze (
+CREATE TABLE freeze_order (
   id         text PRIMARY KEY,
   kind       text NOT NULL CHECK (kind IN ('person', 'project', 'dataset', 'image', 'site', 'chip')),
   value      text NOT NULL CHECK (length(value) BETWEEN 1 AND 300),
@@ -45,7 +45,7 @@ CREATE TABLE freeze (
   created_at timestamptz NOT NULL DEFAULT now(),
   CHECK ((state = 'lifted') = (lifted_by IS NOT NULL))
 );
-CREATE INDEX freeze_live ON freeze (kind, value) WHERE state = 'live';
+CREATE INDEX freeze_live ON freeze_order (kind, value) WHERE state = 'live';
 
 -- Bytes of kernels, initrds and firmware, by content, in pieces that a reader can stream.
 CREATE TABLE blob (

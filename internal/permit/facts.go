@@ -56,7 +56,7 @@ lock_permit AS (
 lock_image AS (
   SELECT id, state FROM image WHERE id = @image FOR SHARE),
 freezes AS (
-  SELECT kind FROM freeze WHERE state = 'live' AND (
+  SELECT kind FROM freeze_order WHERE state = 'live' AND (
        (kind = 'person'  AND value = @person)  OR (kind = 'project' AND value = @project)
     OR (kind = 'dataset' AND value = @dataset) OR (kind = 'image'   AND value = @image)
     OR (kind = 'site'    AND value = @site)    OR (kind = 'chip' AND @chip <> '' AND value = @chip))

@@ -55,7 +55,7 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freez
 		return Freeze{}, 0, fmt.Errorf("%s: waiting for releases under way: %w", doing, err)
 	}
 	placed, err := collectOne[Freeze](ctx, tx, doing,
-		`INSERT INTO freeze (id, kind, value, reason, state, placed_by) VALUES ($1, $2, $3, $4, 'live', $5) RETURNING `+freezeColumns,
+		`INSERT INTO freeze_order (id, kind, value, reason, state, placed_by) VALUES ($1, $2, $3, $4, 'live', $5) RETURNING `+freezeColumns,
 		newID(), f.Kind, f.Value, f.Reason, who.Subject)
 	if err != nil {
 		return Freeze{}, 0, err
@@ -68,7 +68,7 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freez
 func (s *Service) Lift(ctx context.Context, tx pgx.Tx, who audit.Actor, id string) (Freeze, audit.ID, error) {
 	doing := "lifting freeze " + id
 	lifted, err := collect[Freeze](ctx, tx, doing,
-		`UPDATE freeze SET state = 'lifted', lifted_by = $2 WHERE id = $1 AND state = 'live' AND $2 <> '' RETURNING `+freezeColumns, id, who.Subject)
+		`UPDATE freeze_order SET state = 'lifted', lifted_by = $2 WHERE id = $1 AND state = 'live' AND $2 <> '' RETURNING `+freezeColumns, id, who.Subject)
 	if err != nil {
 		return Freeze{}, 0, err
 	}
@@ -84,12 +84,12 @@ func (s *Service) Lift(ctx context.Context, tx pgx.Tx, who audit.Actor, id strin
 
 // Freeze returns one freeze.
 func (s *Service) Freeze(ctx context.Context, id string) (Freeze, error) {
-	return collectOne[Freeze](ctx, s.db, "reading freeze "+id, `SELECT `+freezeColumns+` FROM freeze WHERE id = $1`, id)
+	return collectOne[Freeze](ctx, s.db, "reading freeze "+id, `SELECT `+freezeColumns+` FROM freeze_order WHERE id = $1`, id)
 }
 
 // Freezes lists up to limit freezes after the given id, in order of id.
 func (s *Service) Freezes(ctx context.Context, after string, limit int) ([]Freeze, error) {
-	return collect[Freeze](ctx, s.db, "listing freezes", `SELECT `+freezeColumns+` FROM freeze WHERE id > $1 ORDER BY id LIMIT $2`, after, limit)
+	return collect[Freeze](ctx, s.db, "listing freezes", `SELECT `+freezeColumns+` FROM freeze_order WHERE id > $1 ORDER BY id LIMIT $2`, after, limit)
 }
 
 func freezeEntry(who audit.Actor, action string, f Freeze) audit.Entry {
