@@ -335,3 +335,10 @@ func (r *Runner) interrupted(h *held, at Moment) bool {
 	signal(r.wake)
 	return true
 }
+
+// Idle reports whether the runner is advancing nothing at the moment.
+func (r *Runner) Idle() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.held) == 0
+}
