@@ -47,13 +47,13 @@ func Format(ctx context.Context, t Tools, device, name string, key, macKey door.
 	}
 	if err := t.run(ctx, t.Mke2fs, nil, "-q", "-F", "-t", "ext4", "-b", "4096", "-O", "metadata_csum,64bit",
 		"-E", "lazy_itable_init=1,lazy_journal_init=0,nodiscard", "-L", "siesta-data", v.Path); err != nil {
-		return nil, errors.Join(fmt.Errorf("making the file system: %w", err), v.Close(ctx))
+		return nil, errors.Join(fmt.Errorf("making the file system: %w", err), v.Close(context.WithoutCancel(ctx)))
 	}
 	if err := flush(v.Path); err != nil {
-		return nil, errors.Join(fmt.Errorf("making the file system: %w", err), v.Close(ctx))
+		return nil, errors.Join(fmt.Errorf("making the file system: %w", err), v.Close(context.WithoutCancel(ctx)))
 	}
 	if err := writeAt(device, append(bytes.Clone(header.region), seal(header.region, macKey)...), 0); err != nil {
-		return nil, errors.Join(fmt.Errorf("writing the header: %w", err), v.Close(ctx))
+		return nil, errors.Join(fmt.Errorf("writing the header: %w", err), v.Close(context.WithoutCancel(ctx)))
 	}
 	return v, nil
 }

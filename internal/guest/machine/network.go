@@ -16,27 +16,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Network brings the first real network card up by DHCP and keeps its lease until ctx ends.
-// It returns what was agreed, for the console.
-func Network(ctx context.Context) (Offer, error) {
+// Network brings the first real network card up by DHCP, for which it waits until wait ends, and keeps the
+// address until life ends. It returns what was agreed, for the console.
+func Network(wait, life context.Context) (Offer, error) {
 	if err := up("lo"); err != nil {
 		return Offer{}, err
 	}
-	card, err := firstCard(ctx)
+	card, err := firstCard(wait)
 	if err != nil {
 		return Offer{}, err
 	}
 	if err := up(card.Name); err != nil {
 		return Offer{}, err
 	}
-	offer, err := negotiate(ctx, card, netip.Addr{})
+	offer, err := negotiate(wait, card, netip.Addr{})
 	if err != nil {
 		return Offer{}, err
 	}
 	if err := apply(card, offer); err != nil {
 		return Offer{}, err
 	}
-	go renew(ctx, card, offer)
+	go renew(life, card, offer)
 	return offer, nil
 }
 

@@ -1,0 +1,5 @@
+//go:build !devtee
+
+package main
+
+const banner = "started"
