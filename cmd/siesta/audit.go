@@ -149,7 +149,7 @@ func (a *app) export() *cobra.Command {
 				return err
 			}
 			part := args[0] + ".part"
-			f, err := os.OpenFile(part, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) //nolint:gosec // the file is the user's own
+			f, err := os.OpenFile(part, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 			if err != nil {
 				return fmt.Errorf("exporting: %w", err)
 			}

@@ -43,7 +43,7 @@ func loadSession() (session, error) {
 	if err != nil {
 		return session{}, err
 	}
-	data, err := os.ReadFile(path) //nolint:gosec // the path is the user's own
+	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return session{}, nil
 	}
@@ -147,7 +147,7 @@ func deviceLogin(ctx context.Context, s session, out io.Writer) (*oauth2.Token, 
 
 // secretLogin gets a token for a service account. The secret comes from a file: an argument would show in the process list.
 func secretLogin(ctx context.Context, s session, secretFile string) (*oauth2.Token, error) {
-	secret, err := os.ReadFile(secretFile) //nolint:gosec // the path is the user's own
+	secret, err := os.ReadFile(secretFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the client secret: %w", err)
 	}

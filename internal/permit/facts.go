@@ -96,8 +96,10 @@ func (s *Service) ReleaseFacts(ctx context.Context, tx pgx.Tx, q FactQuery) (Fac
 
 func permitFact(id *string) Fact {
 	if id == nil {
-		return Fact{Why: "no live permit covers this person, dataset and project",
-			Fix: "the dataset's custodian grants a permit"}
+		return Fact{
+			Why: "no live permit covers this person, dataset and project",
+			Fix: "the dataset's custodian grants a permit",
+		}
 	}
 	return Fact{Holds: true, Why: "permit " + *id + " is live"}
 }
@@ -109,8 +111,10 @@ func projectFact(id string, state *string, valid *bool, until *time.Time) Fact {
 	case *state != string(ProjectActive):
 		return Fact{Why: "project " + id + " is " + *state, Fix: "an operator opens a new project"}
 	case valid == nil || !*valid:
-		return Fact{Why: "the validity of project " + id + " ended on " + until.UTC().Format(time.DateOnly),
-			Fix: "an operator extends the project once its ethics and DPIA dates are renewed"}
+		return Fact{
+			Why: "the validity of project " + id + " ended on " + until.UTC().Format(time.DateOnly),
+			Fix: "an operator extends the project once its ethics and DPIA dates are renewed",
+		}
 	}
 	return Fact{Holds: true, Why: "project is active until " + until.UTC().Format(time.DateOnly)}
 }
