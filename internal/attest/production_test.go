@@ -1,0 +1,48 @@
+package attest
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// TestProductionHasNoSimulation asks the toolchain what each program is made of
+// without the devtee tag: neither the simulated secure processor nor its firmware,
+// and of this package no file that could add simulated roots.
+func TestProductionHasNoSimulation(t *testing.T) {
+	list := func(args ...string) string {
+		t.Helper()
+		out, err := exec.CommandContext(t.Context(), "go", append([]string{"list"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("go list: %v\n%s", err, out)
+		}
+		return string(out)
+	}
+	var programs []string
+	entries, err := os.ReadDir("../../cmd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			programs = append(programs, "../../cmd/"+e.Name())
+		}
+	}
+	deps := list(append([]string{"-deps"}, programs...)...)
+	if !strings.Contains(deps, "internal/attest\n") {
+		t.Fatal("no program uses this package: the list is not what it should be")
+	}
+	for _, forbidden := range []string{"internal/lab/softpsp", "internal/lab/devfirmware"} {
+		if strings.Contains(deps, forbidden) {
+			t.Errorf("a production build links %s", forbidden)
+		}
+	}
+	const files = `{{join .GoFiles "\n"}}`
+	if production := list("-f", files, "."); strings.Contains(production, "devtee") || !strings.Contains(production, "roots.go") {
+		t.Errorf("production files of this package: %q", production)
+	}
+	if development := list("-tags", "devtee", "-f", files, "."); !strings.Contains(development, "simulated_devtee.go") {
+		t.Error("a development build lacks the way to simulated roots: this test would prove nothing")
+	}
+}
