@@ -74,13 +74,6 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	reporter, err := guest.FindReporter()
-	if err != nil {
-		for _, f := range guest.Examine(tools) {
-			say("%s", f)
-		}
-		return err
-	}
 	button, err := machine.PowerButton()
 	if err != nil {
 		say("no power button, so a stop from outside pulls the plug: %v", err)
@@ -92,6 +85,13 @@ func run(ctx context.Context) error {
 		return err
 	}
 	say("network: %s", offer.Address)
+	reporter, err := guest.FindReporter()
+	if err != nil {
+		for _, f := range guest.Examine(tools) {
+			say("%s", f)
+		}
+		return err
+	}
 	return guest.Run(ctx, guest.Config{
 		Line: line, Reporter: reporter, Button: button, Print: say,
 		Volume: &guest.DiskVolume{Tools: tools},

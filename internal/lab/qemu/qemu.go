@@ -51,7 +51,7 @@ func Start(ctx context.Context, s Spec) (*Machine, error) {
 		return nil, err
 	}
 	m := &Machine{spec: s, monitor: mon, done: make(chan struct{})}
-	cmd := exec.Command(binary, args...) //nolint:noctx // the guest outlives the call that starts it; Kill and Pdeathsig end it
+	cmd := exec.Command(binary, args...)
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Stdout, cmd.Stderr = &m.stderr, &m.stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
