@@ -38,7 +38,7 @@ CREATE TABLE freeze_order (
   id         text PRIMARY KEY,
   kind       text NOT NULL CHECK (kind IN ('person', 'project', 'dataset', 'image', 'site', 'chip')),
   value      text NOT NULL CHECK (length(value) BETWEEN 1 AND 300),
-  reason     text NOT NULL CHECK (length(reason) BETWEEN 1 AND 1000),
+  reason     text NOT NULL CHECK (length(reason) BETWEEN 1 AND 500),
   state      text NOT NULL CHECK (state IN ('live', 'lifted')),
   placed_by  text NOT NULL,
   lifted_by  text,

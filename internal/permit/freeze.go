@@ -43,8 +43,8 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freez
 		err = invalid("value must have 1 to 300 bytes")
 	case f.Kind == "chip" && strings.Trim(f.Value, "0123456789abcdef") != "":
 		err = invalid("a chip id is written in lower-case hex")
-	case strings.TrimSpace(f.Reason) == "" || len(f.Reason) > 1000:
-		err = invalid("reason must have 1 to 1000 bytes")
+	case strings.TrimSpace(f.Reason) == "" || len(f.Reason) > 500:
+		err = invalid("reason must have 1 to 500 bytes")
 	case who.Subject == "":
 		err = invalid("a freeze is placed by somebody")
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -117,6 +116,6 @@ func permitEntry(who audit.Actor, action string, p Permit) audit.Entry {
 	return audit.Entry{
 		Actor: who, Action: action, Object: "permit/" + p.ID, Project: p.Project, Outcome: audit.Success,
 		Details:  map[string]any{"dataset": p.Dataset, "until": p.Until.UTC().Format(time.RFC3339), "people": len(p.People)},
-		Personal: map[string]string{"people": strings.Join(p.People, "\n")},
+		Personal: namePeople("person", p.People),
 	}
 }

@@ -2,6 +2,8 @@ package permit
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -110,8 +112,27 @@ func projectEntry(who audit.Actor, action string, p Project) audit.Entry {
 	return audit.Entry{
 		Actor: who, Action: action, Object: "project/" + p.ID, Project: p.ID, Outcome: audit.Success,
 		Details:  map[string]any{"state": string(p.State), "valid_until": p.ValidUntil.UTC().Format(time.RFC3339), "members": len(p.Members)},
-		Personal: map[string]string{"members": strings.Join(p.Members, "\n")},
+		Personal: namePeople("member", p.Members),
 	}
+}
+
+// namePeople puts subjects into an entry, each under a commitment of its own. An entry has room for so many; of a longer
+// list it commits to the hash, and the list itself stays in its row.
+func namePeople(as string, list []string) map[string]string {
+	const room = 28
+	personal := map[string]string{}
+	if len(list) > room {
+		hash := sha256.New()
+		for _, subject := range list {
+			fmt.Fprintf(hash, "%d:%s", len(subject), subject)
+		}
+		personal[as+"s"] = "sha256:" + hex.EncodeToString(hash.Sum(nil))
+		return personal
+	}
+	for i, subject := range list {
+		personal[fmt.Sprintf("%s.%d", as, i+1)] = subject
+	}
+	return personal
 }
 
 func distinct(list []string) []string {

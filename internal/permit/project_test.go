@@ -2,6 +2,8 @@ package permit_test
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -105,4 +107,23 @@ func TestListsPageByID(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", name, got, row.want)
 		}
 	}
+}
+
+// What an entry of the log can hold must never decide whether a person can be named.
+func TestLongListsAndTextsFitTheirEntries(t *testing.T) {
+	r := newRig(t)
+	members := make([]string, 500)
+	for i := range members {
+		members[i] = fmt.Sprintf("https://id.test/%s|%03d", strings.Repeat("x", 280), i)
+	}
+	for n, list := range map[string][]string{"few": members[:28], "many": members} {
+		r.tx(func(tx pgx.Tx) error {
+			_, _, err := r.CreateProject(t.Context(), tx, olga, permit.Project{ID: n, Name: "x", ValidUntil: future, Members: list})
+			return err
+		})
+	}
+	r.tx(func(tx pgx.Tx) error {
+		_, _, err := r.Place(t.Context(), tx, olga, permit.Freeze{Kind: "person", Value: members[0], Reason: strings.Repeat("r", 500)})
+		return err
+	})
 }
