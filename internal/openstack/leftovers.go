@@ -14,14 +14,11 @@ type Resource struct {
 	Service, Kind, ID, Name string
 }
 
-const (
-	listPage  = 500
-	listPages = 200
-)
+const listPages = 1000
 
 // Leftovers lists everything in Nova, Cinder, Neutron, Glance and Barbican that bears the prefix, so that what no row
-// accounts for can be found. A service missing from the catalog is skipped: the key manager's credential is often
-// another's.
+// accounts for can be found. A service missing from the catalog is skipped, and so is a key manager that is closed to this
+// credential: a site's keys are kept under another.
 func (c *Client) Leftovers(ctx context.Context) ([]Resource, error) {
 	who, err := c.Identity(ctx)
 	if err != nil {
@@ -57,7 +54,7 @@ func (c *Client) Leftovers(ctx context.Context) ([]Resource, error) {
 		all = append(all, found...)
 	}
 	secrets, err := c.secretsLike(ctx, "listing secrets", c.prefix+"%")
-	if err != nil && !errors.Is(err, errNoService) {
+	if err != nil && !errors.Is(err, errNoService) && KindOf(err) != Forbidden {
 		return nil, err
 	}
 	for _, s := range secrets {
@@ -75,9 +72,10 @@ func (c *Client) Leftovers(ctx context.Context) ([]Resource, error) {
 func (c *Client) listNamed(ctx context.Context, svc service, kind string, path []string, key string, query url.Values) ([]Resource, error) {
 	op := "listing " + kind + "s"
 	var found []Resource
+	seen := map[string]bool{}
 	marker := ""
 	for range listPages {
-		q := url.Values{"limit": {"500"}}
+		q := url.Values{"limit": {"500"}} // below every service's default maximum
 		for k, v := range query {
 			q[k] = v
 		}
@@ -89,6 +87,7 @@ func (c *Client) listNamed(ctx context.Context, svc service, kind string, path [
 			return nil, err
 		}
 		entries, _ := doc[key].([]any)
+		before := len(seen)
 		for _, e := range entries {
 			fields, _ := e.(map[string]any)
 			id, _ := fields["id"].(string)
@@ -96,12 +95,16 @@ func (c *Client) listNamed(ctx context.Context, svc service, kind string, path [
 			if !uuidForm.MatchString(id) {
 				return nil, unusable(svc, op, "", "an entry has no UUID")
 			}
-			marker = id
+			if seen[id] {
+				continue
+			}
+			seen[id], marker = true, id
 			if status, _ := fields["status"].(string); c.owned(name) && status != "DELETED" {
 				found = append(found, Resource{svc.name, kind, id, clean(name, 255)})
 			}
 		}
-		if len(entries) < listPage {
+		// Not by the page's length: a site may cut pages shorter than asked for, or not know pages at all.
+		if len(seen) == before {
 			return found, nil
 		}
 	}

@@ -313,10 +313,6 @@ func (c *Cloud) createRule(in *call) reply {
 		return neutronError(400, "HTTPBadRequest", "Invalid JSON")
 	}
 	q := req.Rule
-	g := c.groups[q.Group]
-	if g == nil || g.Project != in.project() {
-		return neutronError(404, "SecurityGroupNotFound", fmt.Sprintf("Security group %s does not exist", q.Group))
-	}
 	if q.Direction != "ingress" && q.Direction != "egress" {
 		return neutronError(400, "HTTPBadRequest", fmt.Sprintf("Invalid input for direction. Reason: '%s' is not in ['ingress', 'egress'].", q.Direction))
 	}
@@ -337,6 +333,10 @@ func (c *Cloud) createRule(in *call) reply {
 		if p.Addr().Is4() != strings.EqualFold(q.EtherType, "IPv4") {
 			return neutronError(400, "SecurityGroupRuleParameterConflict", fmt.Sprintf("Conflicting value ethertype %s for CIDR %s", q.EtherType, q.Prefix))
 		}
+	}
+	g := c.groups[q.Group]
+	if g == nil || g.Project != in.project() {
+		return neutronError(404, "SecurityGroupNotFound", fmt.Sprintf("Security group %s does not exist", q.Group))
 	}
 	n := &rule{ID: newID(), Direction: q.Direction, EtherType: q.EtherType, Protocol: q.Protocol, Prefix: q.Prefix, Min: q.Min, Max: q.Max}
 	same := func(a, b *int) bool { return a == nil && b == nil || a != nil && b != nil && *a == *b }
