@@ -1,0 +1,189 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+const (
+	sqlFence = `SELECT audit_fence($1, $2)`
+	// Moving is one statement, so that an entry is in the inbox or in the log
+	// and never in both or neither. The hash is over the stored bytes, not over
+	// what some process believes it stored.
+	sqlMove = `WITH gone AS (
+    DELETE FROM audit_inbox WHERE id IN (SELECT id FROM audit_inbox ORDER BY id LIMIT $2) RETURNING *
+), numbered AS (
+    SELECT $1::bigint + row_number() OVER (ORDER BY id) - 1 AS leaf_index, gone.* FROM gone
+), kept AS (
+    INSERT INTO audit_entry (leaf_index, id, at, action, object, project, outcome, body)
+    SELECT leaf_index, id, at, action, object, project, outcome, body FROM numbered
+    RETURNING leaf_index, id, sha256('\x00'::bytea || body) AS leaf
+), opened AS (
+    INSERT INTO audit_opening (leaf_index, openings)
+    SELECT leaf_index, openings FROM numbered WHERE openings IS NOT NULL
+)
+SELECT id, leaf FROM kept ORDER BY leaf_index`
+	sqlDirect = `INSERT INTO audit_entry (leaf_index, id, at, action, object, project, outcome, body)
+SELECT $1::bigint + n - 1, id, at, action, object, project, outcome, body
+FROM unnest($2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[])
+    WITH ORDINALITY AS q (id, at, action, object, project, outcome, body, n)`
+	sqlDirectOpenings = `INSERT INTO audit_opening (leaf_index, openings)
+SELECT $1::bigint + n - 1, openings FROM unnest($2::bytea[]) WITH ORDINALITY AS q (openings, n) WHERE openings IS NOT NULL`
+	sqlTiles = `INSERT INTO audit_tile (level, idx, root, data)
+SELECT * FROM unnest($1::int[], $2::bigint[], $3::bytea[], $4::bytea[])`
+	sqlBatch = `INSERT INTO audit_batch (size, first_index, epoch, leaves, checkpoint) VALUES ($1, $2, $3, $4, $5)`
+	sqlHead  = `UPDATE audit_head SET size = $2, root = $3, lease_until = clock_timestamp() + $4::interval WHERE epoch = $1`
+	sqlIDs   = `SELECT nextval('audit_id') FROM generate_series(1, $1::int)`
+)
+
+// batch writes one transaction: queued entries, then entries of the inbox if
+// asked, their tiles, checkpoint and head. It returns how many it wrote. After
+// an error the term is over: the transaction may or may not have committed, and
+// only a new epoch can tell.
+func (t *lead) batch(ctx context.Context, direct []*queued, inbox bool) (int, error) {
+	// A shutdown lets the batch finish, in bounded time.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.log.lease)
+	defer cancel()
+	if err := t.name(ctx, direct); err != nil {
+		return 0, err
+	}
+	ids := make([]ID, len(direct))
+	leaves := make([]tlog.Hash, len(direct), len(direct)+16)
+	for i, q := range direct {
+		ids[i], leaves[i] = q.id, tlog.RecordHash(q.body)
+	}
+
+	first := t.edge.size
+	work := t.begin(direct)
+	if inbox {
+		work.Queue(sqlMove, first+int64(len(direct)), maxBatch-len(direct)).Query(func(rows pgx.Rows) error {
+			for rows.Next() {
+				var id ID
+				var leaf []byte
+				if err := rows.Scan(&id, &leaf); err != nil {
+					return err
+				}
+				ids, leaves = append(ids, id), append(leaves, tlog.Hash(leaf))
+			}
+			return rows.Err()
+		})
+		if err := t.conn.SendBatch(ctx, work).Close(); err != nil {
+			return 0, fmt.Errorf("taking entries: %w", err)
+		}
+		if len(leaves) == 0 {
+			if _, err := t.conn.Exec(ctx, "ROLLBACK"); err != nil {
+				return 0, fmt.Errorf("giving back an empty batch: %w", err)
+			}
+			return 0, nil
+		}
+		work = &pgx.Batch{}
+	}
+
+	// The tree grows in a copy: if we fail from here on, t.edge is still what
+	// is stored. (A failed term is discarded whole all the same.)
+	next := t.edge
+	done := next.grow(leaves)
+	head := &snapshot{tree: next.tree(), edge: next, done: done}
+	var err error
+	if head.checkpoint, err = t.log.sign.sign(head.tree); err != nil {
+		return 0, err
+	}
+	t.finish(work, first, leaves, head)
+	if err := t.conn.SendBatch(ctx, work).Close(); err != nil {
+		return 0, fmt.Errorf("storing entries: %w", err)
+	}
+
+	// Durable from here. If we crash before the waits end, whoever waits finds
+	// the entries in the database.
+	t.edge, t.latest = next, head.checkpoint
+	t.log.settle(ids[len(direct):], first+int64(len(direct)), head)
+	for i, q := range direct {
+		q.done <- answer{located: located{first + int64(i), head}}
+	}
+	return len(leaves), nil
+}
+
+// begin opens the transaction, raises the fence and stores queued entries.
+func (t *lead) begin(direct []*queued) *pgx.Batch {
+	work := &pgx.Batch{}
+	work.Queue("BEGIN")
+	work.Queue(sqlFence, t.epoch, t.edge.size)
+	if len(direct) == 0 {
+		return work
+	}
+	n := len(direct)
+	ids, at, bodies, openings := make([]int64, n), make([]time.Time, n), make([][]byte, n), make([][]byte, n)
+	action, object, project, outcome := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	for i, q := range direct {
+		ids[i], at[i], bodies[i], openings[i] = int64(q.id), q.at, q.body, q.openings
+		action[i], object[i], project[i], outcome[i] = q.action, q.object, q.project, q.outcome
+	}
+	work.Queue(sqlDirect, t.edge.size, ids, at, action, object, project, outcome, bodies)
+	work.Queue(sqlDirectOpenings, t.edge.size, openings)
+	return work
+}
+
+// finish queues the tiles, the signed head and the commit.
+func (t *lead) finish(work *pgx.Batch, first int64, leaves []tlog.Hash, head *snapshot) {
+	if len(head.done) > 0 {
+		levels, indexes := make([]int32, 0, len(head.done)), make([]int64, 0, len(head.done))
+		roots, data := make([][]byte, 0, len(head.done)), make([][]byte, 0, len(head.done))
+		for i := range head.done {
+			tile := &head.done[i]
+			levels, indexes = append(levels, int32(tile.level)), append(indexes, tile.index)
+			roots, data = append(roots, tile.nodes[tileHeight][0][:]), append(data, tile.nodes.data())
+		}
+		work.Queue(sqlTiles, levels, indexes, roots, data)
+	}
+	packed := make([]byte, 0, len(leaves)*tlog.HashSize)
+	for i := range leaves {
+		packed = append(packed, leaves[i][:]...)
+	}
+	work.Queue(sqlBatch, head.tree.N, first, t.epoch, packed, head.checkpoint)
+	work.Queue(sqlHead, t.epoch, head.tree.N, head.tree.Hash[:], t.log.lease)
+	work.Queue("COMMIT")
+}
+
+// name gives queued entries their ids before they are first written, so that a
+// commit whose answer was lost can be looked up.
+func (t *lead) name(ctx context.Context, direct []*queued) error {
+	if missing := len(direct) - len(t.ids); missing > 0 {
+		rows, err := t.conn.Query(ctx, sqlIDs, max(missing, maxDirect))
+		if err != nil {
+			return fmt.Errorf("reserving ids: %w", err)
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[ID])
+		if err != nil {
+			return fmt.Errorf("reserving ids: %w", err)
+		}
+		t.ids = append(t.ids, ids...)
+	}
+	for i, q := range direct {
+		q.id = t.ids[i]
+	}
+	t.ids = t.ids[len(direct):]
+	return nil
+}
+
+// settleEarlier answers entries of an earlier term's last batch, whose commit
+// was not seen: stored entries by their index, the others by sending them to
+// the inbox. It returns those it could not ask about.
+func (t *lead) settleEarlier(ctx context.Context, unsettled []*queued) ([]*queued, error) {
+	for i, q := range unsettled {
+		var index int64
+		switch err := t.conn.QueryRow(ctx, sqlFind, q.id).Scan(&index); {
+		case errors.Is(err, pgx.ErrNoRows):
+			q.done <- answer{again: true}
+		case err != nil:
+			return unsettled[i:], fmt.Errorf("settling an earlier batch: %w", err)
+		default:
+			q.done <- answer{located: located{index: index}}
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,263 @@
+package audit
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+
+	"github.com/eosc-siesta/siestad/internal/postgres"
+)
+
+// ErrNotFound says that the log has no such entry.
+var ErrNotFound = errors.New("no such audit entry")
+
+// Config is what a Log needs.
+type Config struct {
+	DB *pgxpool.Pool
+	// Origin names the log in its checkpoints, without scheme, such as
+	// siesta.example.org/log. It can never change.
+	Origin string
+	// Signer signs every head. It can never change either.
+	Signer ed25519.PrivateKey
+	Logger *zap.Logger // optional
+	// Lease is how long a silent sequencer keeps the lead; 5 s if zero.
+	Lease time.Duration
+	// LastSeen is a file outside the database that remembers the newest
+	// checkpoint. The sequencer refuses to sign for a tree that does not extend
+	// it, and keeps it current. Without it, a restored backup would fork the
+	// log in silence.
+	LastSeen string
+}
+
+// Log is the audit log of an installation.
+type Log struct {
+	db       *pgxpool.Pool
+	sign     signer
+	verify   Verifier
+	key      string
+	logger   *zap.Logger
+	lease    time.Duration
+	lastSeen string
+	holder   string // this process, for the lease
+
+	wake    chan struct{}
+	queue   chan *queued
+	leading atomic.Bool
+
+	mu      sync.Mutex
+	waiters map[ID][]chan located
+	recent  map[ID]located
+	order   []ID // of recent, oldest first
+}
+
+// located is where an entry went: in memory while its batch is recent.
+type located struct {
+	index int64
+	head  *snapshot
+}
+
+// queued is an entry on its way into a batch without passing the inbox.
+type queued struct {
+	sealed
+	id   ID // given before its first batch, so that a lost commit can be looked up
+	done chan answer
+}
+
+// answer ends the wait for a queued entry.
+type answer struct {
+	located
+	again   bool // not stored, and this process no longer takes entries directly
+	unknown bool // the program is stopping and the last commit was not seen
+}
+
+const (
+	defaultLease = 5 * time.Second
+	maxQueue     = 4096
+	maxRecent    = 16 << 10
+)
+
+// New checks the configuration. It does not touch the database.
+func New(c Config) (*Log, error) {
+	if c.DB == nil {
+		return nil, errors.New("making audit log: no database")
+	}
+	sign, err := newSigner(c.Origin, c.Signer)
+	if err != nil {
+		return nil, fmt.Errorf("making audit log: %w", err)
+	}
+	key := VerifierKey(c.Origin, c.Signer.Public().(ed25519.PublicKey))
+	verify, err := NewVerifier(key)
+	if err != nil {
+		return nil, fmt.Errorf("making audit log: %w", err)
+	}
+	if c.Lease < 0 {
+		return nil, errors.New("making audit log: lease is negative")
+	}
+	l := &Log{
+		db: c.DB, sign: sign, verify: verify, key: key, logger: c.Logger, lease: c.Lease, lastSeen: c.LastSeen,
+		holder: rand.Text(), wake: make(chan struct{}, 1), queue: make(chan *queued, maxQueue),
+		waiters: make(map[ID][]chan located), recent: make(map[ID]located),
+	}
+	if l.logger == nil {
+		l.logger = zap.NewNop()
+	}
+	if l.lease == 0 {
+		l.lease = defaultLease
+	}
+	return l, nil
+}
+
+// Key returns the public key that verifies this log, in the signed-note form.
+func (l *Log) Key() string { return l.key }
+
+// Notify tells the sequencer of this process that entries were committed.
+// It is a hint: entries are found without it, up to 250 ms later.
+func (l *Log) Notify() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Wait blocks until the entry stands under a durable signed head, and returns
+// its receipt. It is called after the commit of the transaction that appended
+// the entry; for an id that was never committed it waits until ctx ends.
+func (l *Log) Wait(ctx context.Context, id ID) (Receipt, error) {
+	l.mu.Lock()
+	at, ok := l.recent[id]
+	ch := make(chan located, 1)
+	if !ok {
+		l.waiters[id] = append(l.waiters[id], ch)
+	}
+	l.mu.Unlock()
+	if ok {
+		return at.head.receipt(at.index)
+	}
+	defer l.forget(id, ch)
+	l.Notify()
+
+	// A sequencer in another process cannot signal, so the database is asked too.
+	pause := 10 * time.Millisecond
+	if l.leading.Load() {
+		pause = 100 * time.Millisecond
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return Receipt{}, fmt.Errorf("waiting for audit entry: %w", ctx.Err())
+		case at := <-ch:
+			return at.head.receipt(at.index)
+		case <-timer.C:
+			r, err := l.stored(ctx, id)
+			if !errors.Is(err, ErrNotFound) {
+				return r, err
+			}
+			pause = min(2*pause, maxPause)
+			timer.Reset(pause)
+		}
+	}
+}
+
+func (l *Log) forget(id ID, ch chan located) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	rest := l.waiters[id][:0]
+	for _, other := range l.waiters[id] {
+		if other != ch {
+			rest = append(rest, other)
+		}
+	}
+	if len(rest) == 0 {
+		delete(l.waiters, id)
+	} else {
+		l.waiters[id] = rest
+	}
+}
+
+const sqlFind = `SELECT leaf_index FROM audit_entry WHERE id = $1`
+
+// stored makes a receipt from the database, under the newest head.
+func (l *Log) stored(ctx context.Context, id ID) (Receipt, error) {
+	var index int64
+	err := l.db.QueryRow(ctx, sqlFind, id).Scan(&index)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Receipt{}, ErrNotFound
+	}
+	if err != nil {
+		return Receipt{}, fmt.Errorf("finding audit entry: %w", err)
+	}
+	return l.Receipt(ctx, index)
+}
+
+// Refuse records an entry that has no other rows, such as a denial, and waits
+// for its receipt. Where this process leads, the entry goes straight into the
+// next batch; elsewhere it takes the inbox.
+func (l *Log) Refuse(ctx context.Context, e Entry) (Receipt, error) {
+	s, err := e.seal(time.Now())
+	if err != nil {
+		return Receipt{}, err
+	}
+	if l.leading.Load() {
+		q := &queued{sealed: s, done: make(chan answer, 1)}
+		select {
+		case <-ctx.Done():
+			return Receipt{}, fmt.Errorf("queueing audit entry: %w", ctx.Err())
+		case l.queue <- q:
+		}
+		select {
+		case <-ctx.Done():
+			// The entry may still be stored: recording it and answering with an
+			// error errs on the right side.
+			return Receipt{}, fmt.Errorf("waiting for audit entry: %w", ctx.Err())
+		case a := <-q.done:
+			switch {
+			case a.head != nil:
+				return a.head.receipt(a.index)
+			case a.unknown:
+				return Receipt{}, errors.New("waiting for audit entry: the log is stopping, and whether it was stored is unknown")
+			case !a.again:
+				return l.Receipt(ctx, a.index)
+			}
+		}
+	}
+	var id ID
+	err = postgres.InTx(ctx, l.db, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, sqlAppend, s.at, s.action, s.object, s.project, s.outcome, s.body, s.openings).Scan(&id)
+	})
+	if err != nil {
+		return Receipt{}, fmt.Errorf("inserting audit entry: %w", err)
+	}
+	return l.Wait(ctx, id)
+}
+
+// settle remembers where a batch's entries went and ends the waits for them.
+func (l *Log) settle(ids []ID, first int64, head *snapshot) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, id := range ids {
+		at := located{first + int64(i), head}
+		for _, ch := range l.waiters[id] {
+			ch <- at // never blocks: one send per channel
+		}
+		delete(l.waiters, id)
+		l.recent[id] = at
+	}
+	l.order = append(l.order, ids...)
+	if extra := len(l.order) - maxRecent; extra > 0 {
+		for _, id := range l.order[:extra] {
+			delete(l.recent, id)
+		}
+		l.order = append(l.order[:0], l.order[extra:]...)
+	}
+}

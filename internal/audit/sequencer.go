@@ -1,0 +1,248 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+)
+
+const (
+	maxBatch = 1024
+	// maxDirect leaves room for the inbox in a batch while denials flood in.
+	maxDirect = 768
+	minPause  = 5 * time.Millisecond
+	maxPause  = 250 * time.Millisecond
+	goodbye   = 2 * time.Second
+)
+
+// errTampered stops the sequencer for good: what is stored is not what was
+// signed, and signing on top of it would make it look as if it had been.
+var errTampered = errors.New("the stored audit log is not the one that was signed")
+
+// lead is one term of leadership: an epoch, its connection, and the tree.
+type lead struct {
+	log    *Log
+	conn   *pgxpool.Conn
+	epoch  int64
+	edge   edge
+	ids    []ID    // reserved for queued entries
+	held   *queued // taken from the queue while idle, first of the next batch
+	saved  time.Time
+	latest []byte // newest checkpoint, to be remembered outside the database
+}
+
+// Run leads the log whenever no other process does, until ctx ends. It returns
+// an error only when the log must not be signed any further: that needs a human.
+func (l *Log) Run(ctx context.Context) error {
+	var unsettled []*queued // in a batch whose commit was not seen
+	defer func() {
+		l.turnAway()
+		for _, q := range unsettled {
+			q.done <- answer{unknown: true}
+		}
+	}()
+	for ctx.Err() == nil {
+		pause := l.lease / 4
+		left, err := l.term(ctx, unsettled)
+		unsettled = left
+		switch {
+		case errors.Is(err, errTampered):
+			return fmt.Errorf("running audit log: %w", err)
+		case err != nil && ctx.Err() == nil:
+			l.logger.Warn("audit sequencer interrupted", zap.Error(err))
+			pause = min(pause, maxPause)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+	return nil
+}
+
+const (
+	sqlAcquire = `UPDATE audit_head SET epoch = epoch + 1, holder = $1, lease_until = clock_timestamp() + $2::interval,
+    origin = CASE origin WHEN '' THEN $3 ELSE origin END
+WHERE lease_until < clock_timestamp() OR holder = $1 RETURNING epoch, size, root, origin`
+	sqlRenew = `UPDATE audit_head SET lease_until = clock_timestamp() + $2::interval WHERE epoch = $1`
+	sqlYield = `UPDATE audit_head SET lease_until = '-infinity', holder = '' WHERE epoch = $1`
+)
+
+// term tries to become leader and leads until something is wrong. It returns
+// the queued entries whose fate is unknown.
+func (l *Log) term(ctx context.Context, unsettled []*queued) ([]*queued, error) {
+	conn, err := l.db.Acquire(ctx)
+	if err != nil {
+		return unsettled, fmt.Errorf("connecting: %w", err)
+	}
+	clean := false
+	defer func() {
+		if !clean {
+			// Whatever transaction is open ends with its connection.
+			_ = conn.Conn().Close(context.WithoutCancel(ctx))
+		}
+		conn.Release()
+	}()
+	t := &lead{log: l, conn: conn}
+	head, won, err := t.acquire(ctx)
+	if err != nil {
+		return unsettled, err
+	}
+	if won {
+		if err := t.load(ctx, head); err != nil {
+			return unsettled, err
+		}
+	}
+	// Acquiring waited for the head's row lock, or found a later leader: either
+	// way a batch of an earlier term of ours is now committed or gone.
+	if unsettled, err = t.settleEarlier(ctx, unsettled); err != nil {
+		return unsettled, err
+	}
+	if !won {
+		clean = true
+		return nil, nil
+	}
+	l.leading.Store(true)
+	l.logger.Info("leading the audit log", zap.Int64("epoch", t.epoch), zap.Int64("size", t.edge.size))
+	left, err := t.run(ctx)
+	clean = err == nil
+	l.leading.Store(false)
+	l.turnAway()
+	if ctx.Err() != nil {
+		t.yield(context.WithoutCancel(ctx))
+	}
+	return left, err
+}
+
+// turnAway sends the entries that are in no batch yet to the inbox.
+func (l *Log) turnAway() {
+	for {
+		select {
+		case q := <-l.queue:
+			q.done <- answer{again: true}
+		default:
+			return
+		}
+	}
+}
+
+type headRow struct {
+	size int64
+	root []byte
+}
+
+func (t *lead) acquire(ctx context.Context) (headRow, bool, error) {
+	var h headRow
+	var origin string
+	rows, err := t.conn.Query(ctx, sqlAcquire, t.log.holder, t.log.lease, t.log.sign.origin)
+	if err != nil {
+		return h, false, fmt.Errorf("acquiring the lead: %w", err)
+	}
+	defer rows.Close()
+	if !rows.Next() {
+		if err := rows.Err(); err != nil {
+			return h, false, fmt.Errorf("acquiring the lead: %w", err)
+		}
+		return h, false, nil
+	}
+	if err := rows.Scan(&t.epoch, &h.size, &h.root, &origin); err != nil {
+		return h, false, fmt.Errorf("acquiring the lead: %w", err)
+	}
+	if origin != t.log.sign.origin {
+		return h, false, fmt.Errorf("%w: its origin is %q and this program signs for %q", errTampered, origin, t.log.sign.origin)
+	}
+	return h, true, nil
+}
+
+// yield gives the lease back, so that the next leader need not wait for it.
+func (t *lead) yield(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, goodbye)
+	defer cancel()
+	if _, err := t.log.db.Exec(ctx, sqlYield, t.epoch); err != nil {
+		t.log.logger.Warn("giving back the audit lease", zap.Error(err))
+	}
+	t.remember(true)
+}
+
+const sqlWaiting = `SELECT EXISTS (SELECT FROM audit_inbox)`
+
+// run makes batches until an error. A batch forms by itself out of what came
+// in during the previous one's commit: there is no timer while there is work.
+func (t *lead) run(ctx context.Context) ([]*queued, error) {
+	pause := minPause
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	looked, renewed := time.Now(), time.Now()
+	inbox := true // whether the inbox may hold entries
+	for {
+		select {
+		case <-t.log.wake:
+			inbox = true
+		default:
+		}
+		batch := t.collect()
+		if len(batch) == 0 || time.Since(looked) >= minPause {
+			if !inbox {
+				if err := t.conn.QueryRow(ctx, sqlWaiting).Scan(&inbox); err != nil {
+					return batch, fmt.Errorf("looking for entries: %w", err)
+				}
+			}
+			looked = time.Now()
+		}
+		if len(batch) > 0 || inbox {
+			n, err := t.batch(ctx, batch, inbox)
+			if err != nil {
+				return batch, err
+			}
+			inbox = inbox && n > len(batch)
+			if n > 0 {
+				pause, renewed = minPause, time.Now()
+				t.remember(false)
+				continue
+			}
+		}
+		if time.Since(renewed) >= t.log.lease/3 {
+			tag, err := t.conn.Exec(ctx, sqlRenew, t.epoch, t.log.lease)
+			if err != nil {
+				return nil, fmt.Errorf("renewing the lead: %w", err)
+			}
+			if tag.RowsAffected() != 1 {
+				return nil, errors.New("renewing the lead: another process leads")
+			}
+			renewed = time.Now()
+			t.remember(false)
+		}
+		timer.Reset(min(pause, t.log.lease/3))
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-t.log.wake:
+			inbox, pause = true, minPause
+		case q := <-t.log.queue:
+			// Back in line: the loop collects it with what came meanwhile.
+			t.held = q
+		case <-timer.C:
+			pause = min(2*pause, maxPause)
+		}
+	}
+}
+
+func (t *lead) collect() []*queued {
+	var batch []*queued
+	if t.held != nil {
+		batch, t.held = append(batch, t.held), nil
+	}
+	for len(batch) < maxDirect {
+		select {
+		case q := <-t.log.queue:
+			batch = append(batch, q)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
