@@ -21,8 +21,8 @@ var (
 // lateLibraries are opened by name while a program runs: glibc takes this one when a thread ends.
 var lateLibraries = []string{"libgcc_s.so.1"}
 
-// program puts a program into usr/sbin and its libraries into lib64, where the dynamic
-// loader looks for them.
+// program puts a program into usr/sbin, its libraries where Debian's dynamic loader looks without a
+// cache, and that loader where programs name it.
 func (a archive) program(name string) error {
 	image, err := find(programDirs, name)
 	if err != nil {
@@ -49,10 +49,15 @@ func (a archive) libraries(of string, image []byte, also []string) error {
 		if _, err := p.ReadAt(loader, 0); err != nil {
 			return fmt.Errorf("reading %s: %w", of, err)
 		}
-		needs = append(needs, filepath.Base(strings.TrimRight(string(loader), "\x00")))
+		name := strings.Trim(string(loader), "/\x00")
+		image, err := find(libraryDirs, filepath.Base(name))
+		if err != nil {
+			return fmt.Errorf("%s needs it: %w", of, err)
+		}
+		a.file(name, 0o755, image)
 	}
 	for _, lib := range append(needs, also...) {
-		target := "lib64/" + lib
+		target := "lib/x86_64-linux-gnu/" + lib
 		if _, ok := a[target]; ok {
 			continue
 		}

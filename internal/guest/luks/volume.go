@@ -45,7 +45,7 @@ func Format(ctx context.Context, t Tools, device, name string, key, macKey door.
 	if err != nil {
 		return nil, err
 	}
-	if err := t.run(ctx, t.Mke2fs, nil, "-q", "-F", "-t", "ext4", "-b", "4096", "-O", "metadata_csum,64bit",
+	if err := t.run(ctx, t.Mke2fs, nil, "-q", "-F", "-t", "ext4", "-b", "4096",
 		"-E", "lazy_itable_init=1,lazy_journal_init=0,nodiscard", "-L", "siesta-data", v.Path); err != nil {
 		return nil, errors.Join(fmt.Errorf("making the file system: %w", err), v.Close(context.WithoutCancel(ctx)))
 	}
@@ -131,7 +131,7 @@ func (t Tools) activate(ctx context.Context, h *Header, device, name string, key
 // its standard input.
 func (t Tools) run(ctx context.Context, program string, key door.Secret, args ...string) error {
 	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // programs of the measured initrd, arguments of this file
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "DM_DISABLE_UDEV=1", "MKE2FS_CONFIG=/dev/null"}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "DM_DISABLE_UDEV=1"}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if key != nil {
