@@ -2,7 +2,10 @@ package workspace
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"regexp"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -10,7 +13,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
-	"github.com/eosc-siesta/siestad/internal/audit"
 	"github.com/eosc-siesta/siestad/internal/flow"
 	"github.com/eosc-siesta/siestad/internal/image"
 	"github.com/eosc-siesta/siestad/internal/keybroker"
@@ -74,6 +76,9 @@ type Config struct {
 	BrokerKey    string // siesta.kb: door.KeyHash of the broker's public key
 	Sites        []Site
 	Times        Times
+
+	// wrap lets tests come between a flow and its runner.
+	wrap func(flow.Flow[run]) flow.Flow[run]
 }
 
 // Times are how long things may take. Zero fields get the defaults named.
@@ -93,12 +98,60 @@ type Service struct {
 	sites map[string]*Site
 }
 
+var installationPattern = regexp.MustCompile(`^[a-z0-9]{8}$`)
+
 // New checks the configuration and registers the flows with the runner.
 func New(cfg Config) (*Service, error) {
-	return &Service{cfg: cfg}, nil
+	switch {
+	case cfg.DB == nil, cfg.Flow == nil, cfg.Broker == nil, cfg.Permit == nil, cfg.Images == nil:
+		return nil, errors.New("workspace: a part is missing")
+	case !installationPattern.MatchString(cfg.Installation):
+		return nil, errors.New("workspace: the installation id is not 8 characters of a-z and 0-9")
+	case cfg.BrokerKey == "":
+		return nil, errors.New("workspace: no hash of the broker's key")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	s := &Service{cfg: cfg, sites: map[string]*Site{}}
+	for i := range cfg.Sites {
+		site := cfg.Sites[i]
+		if err := site.check(); err != nil {
+			return nil, err
+		}
+		if s.sites[site.Name] != nil {
+			return nil, fmt.Errorf("workspace: site %s is configured twice", site.Name)
+		}
+		if site.MaxDataGiB == 0 {
+			site.MaxDataGiB = 1024
+		}
+		s.sites[site.Name] = &site
+	}
+	for _, f := range []flow.Flow[run]{s.createFlow(), s.rebootFlow(), s.deleteFlow()} {
+		if cfg.wrap != nil {
+			f = cfg.wrap(f)
+		}
+		if err := flow.Register(cfg.Flow, f); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
-// KeyStores gives the broker the key managers of the sites: the keybroker's Stores over openstack.
-func KeyStores(sites []Site) keybroker.Stores { return nil }
-
-var _ audit.Actor
+func (s *Site) check() error {
+	switch {
+	case s.Name == "" || s.Client == nil || s.Keys == nil:
+		return fmt.Errorf("workspace: site %q needs a name and two clients", s.Name)
+	case s.Network == "" || s.BrokerURL == "":
+		return fmt.Errorf("workspace: site %s needs a network and the broker's URL", s.Name)
+	case s.TEE != SEVSNP && s.TEE != SimulatedTEE:
+		return fmt.Errorf("workspace: site %s offers no known TEE", s.Name)
+	case s.Policy.Simulated != (s.TEE == SimulatedTEE):
+		return fmt.Errorf("workspace: site %s and its policy do not agree whether its TEE is simulated", s.Name)
+	case len(s.VCPUSigs) == 0 || len(s.GuestFeatures) == 0:
+		return fmt.Errorf("workspace: site %s names no processor signature or no guest features, so nothing it boots can be recognised", s.Name)
+	case len(s.VCPUSigs)*len(s.GuestFeatures) > 64:
+		return fmt.Errorf("workspace: site %s would accept more than 64 measurements for one guest", s.Name)
+	}
+	return nil
+}

@@ -140,9 +140,12 @@ type Explanation struct {
 	Facts     []permit.NamedFact
 	// Stage is how far the guest has come: attested, unlocked, ready, failed, stopping or empty.
 	Stage string
-	// Refusal is the code of the last refused release, empty if there was none.
+	// Refusal is the code of the last refused release and Decision its id; empty if there was none.
 	Refusal   string
+	Decision  string
 	Suspended bool
+	// Destruction says how far the key's destruction has come; empty while it lives.
+	Destruction string
 	// Next says in one sentence what would get the workspace going, and who can do it.
 	Next string
 }

@@ -1,0 +1,94 @@
+package workspace
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"io"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/eosc-siesta/siestad/internal/flow"
+	"github.com/eosc-siesta/siestad/internal/image"
+	"github.com/eosc-siesta/siestad/internal/openstack"
+)
+
+// ensureImages brings kernel and initrd to the site. The workspace's use of each is committed before Glance is asked, so
+// that a deletion elsewhere that is about to remove the last use sees it, or is seen as 'removing' and waited for.
+func (s *Service) ensureImages(ctx context.Context, site *Site, r *run) error {
+	img, err := s.image(ctx, r)
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		file   image.File
+		format string
+	}{{img.Kernel, "aki"}, {img.Initrd, "ari"}} {
+		id := openstack.ImageID(s.cfg.Installation, f.file.SHA256)
+		if err := s.useImage(ctx, r, f.file.SHA256, id); err != nil {
+			return err
+		}
+		_, err := site.Client.EnsureImage(ctx, openstack.ImageSpec{ID: id, Name: s.imageName(f.file.SHA256), SHA512: hex.EncodeToString(f.file.SHA512[:]),
+			Size: f.file.Size, ContainerFormat: f.format, DiskFormat: f.format,
+			Open: func(ctx context.Context) (io.ReadCloser, error) { return s.cfg.Images.Open(ctx, f.file.SHA256) }})
+		if err != nil {
+			return forward(site, err)
+		}
+	}
+	return nil
+}
+
+func (s *Service) useImage(ctx context.Context, r *run, digest [32]byte, id string) error {
+	return flow.InTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		a := named{"site": r.Site, "sha256": digest[:], "image_id": id}
+		if err := anyRows(ctx, tx, "image-known", a); err != nil {
+			return err
+		}
+		var remover *string
+		if err := tx.QueryRow(ctx, queries["image-lock"], named{"site": r.Site, "sha256": digest[:]}).Scan(&remover); err != nil {
+			return fmt.Errorf("locking an image of site %s: %w", r.Site, err)
+		}
+		if remover != nil {
+			return flow.Again(pollCloud, "an older copy of the image is being removed")
+		}
+		return anyRows(ctx, tx, "image-use", named{"site": r.Site, "sha256": digest[:], "workspace": r.Workspace})
+	})
+}
+
+// releaseImages ends the workspace's use of the site's images and deletes those that nobody uses any more. A crash after
+// the first transaction leaves the workspace as the remover on record, and the next run goes on from there.
+func (s *Service) releaseImages(ctx context.Context, site *Site, r *run) error {
+	type doomed struct {
+		SHA256  []byte
+		ImageID string
+	}
+	var list []doomed
+	err := flow.InTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		// The rows are locked first, in order: of two workspaces that go at the same time one sees the other's use.
+		for _, q := range []string{"images-lock", "images-release", "images-doom"} {
+			if err := anyRows(ctx, tx, q, named{"workspace": r.Workspace}); err != nil {
+				return err
+			}
+		}
+		rows, err := tx.Query(ctx, queries["images-doomed"], named{"workspace": r.Workspace})
+		if err != nil {
+			return err
+		}
+		list, err = pgx.CollectRows(rows, pgx.RowToStructByPos[doomed])
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("releasing the images at %s: %w", r.Site, err)
+	}
+	for _, d := range list {
+		if err := site.Client.DeleteImage(ctx, d.ImageID); err != nil {
+			if openstack.KindOf(err) == openstack.Conflict {
+				return flow.Again(pollCloud, "an image is still in use at the site")
+			}
+			return err
+		}
+	}
+	return flow.InTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		return anyRows(ctx, tx, "images-removed", named{"workspace": r.Workspace})
+	})
+}

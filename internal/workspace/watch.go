@@ -1,0 +1,104 @@
+package workspace
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/flow"
+	"github.com/eosc-siesta/siestad/internal/keybroker"
+	"github.com/eosc-siesta/siestad/internal/postgres"
+)
+
+// watched is a workspace whose turn it is to be looked at.
+type watched struct {
+	ID         string
+	Project    string
+	Site       string
+	State      State
+	Generation int
+	ServerID   string
+}
+
+// Run watches ready workspaces for servers that went down by themselves, and for generations that the broker suspended,
+// until ctx ends. It only shows what it sees: nothing is armed again without somebody asking.
+func (s *Service) Run(ctx context.Context) error {
+	every := during(s.cfg.Times.Watch, time.Minute)
+	tick := time.NewTicker(min(every, 5*time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := s.watch(ctx, every); err != nil && ctx.Err() == nil {
+				s.cfg.Logger.Warn("watching workspaces failed", zap.Error(err))
+			}
+		}
+	}
+}
+
+// watch looks at the workspaces that are due. The row's next turn is moved on first, so of several replicas one looks.
+func (s *Service) watch(ctx context.Context, every time.Duration) error {
+	rows, err := s.cfg.DB.Query(ctx, queries["watch"], named{"every": every.Seconds(), "limit": 64})
+	if err != nil {
+		return err
+	}
+	due, err := pgx.CollectRows(rows, pgx.RowToStructByName[watched])
+	if err != nil {
+		return err
+	}
+	for _, w := range due {
+		if err := s.look(ctx, w); err != nil {
+			s.cfg.Logger.Info("looking at a workspace failed", zap.String("workspace", w.ID), zap.Error(err))
+		}
+	}
+	return nil
+}
+
+func (s *Service) look(ctx context.Context, w watched) error {
+	state, err := s.cfg.Broker.State(ctx, w.ID)
+	if err != nil && !errors.Is(err, keybroker.ErrNotFound) {
+		return err
+	}
+	if state.Suspended {
+		return s.observe(ctx, w, Suspended, problem(string(Suspended), "who may allow a reboot looks at the decisions and allows one, or deletes the workspace",
+			"a boot that nobody asked for was refused"))
+	}
+	site, ok := s.sites[w.Site]
+	if w.State != Ready || !ok || w.ServerID == "" {
+		return nil
+	}
+	srv, err := site.Client.Server(ctx, w.ServerID)
+	switch {
+	case absent(err):
+		return s.observe(ctx, w, Stopped, problem(codeServer, "the operator of "+site.Name+" looks what became of it; the workspace can be deleted", "the server is gone from %s", site.Name))
+	case err != nil:
+		return err
+	case srv.Status == "ERROR":
+		return s.observe(ctx, w, Stopped, problem(codeServer, "the operator of "+site.Name+" repairs the server, then reboot the workspace", "the server is in ERROR%s", because(srv.Fault)))
+	case srv.Status == "SHUTOFF" && srv.TaskState == "":
+		return s.observe(ctx, w, Stopped, problem(codeServer, "reboot the workspace", "the server went down by itself%s", because(state.Detail)))
+	}
+	return nil
+}
+
+// observe shows what was seen, unless somebody has asked for something else meanwhile.
+func (s *Service) observe(ctx context.Context, w watched, to State, p *flow.Problem) error {
+	return postgres.InTx(ctx, s.cfg.DB, func(tx pgx.Tx) error {
+		err := change(ctx, tx, "observe", named{"id": w.ID, "from": w.State, "state": to, "reason": p})
+		if errors.Is(err, ErrState) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		_, err = audit.Append(ctx, tx, audit.Entry{Actor: system, Action: "workspace." + string(to), Object: subject(w.ID), Project: w.Project,
+			Outcome: audit.Failed, Code: p.Code, Details: map[string]any{"site": w.Site, "generation": w.Generation, "problem": printable(p.Detail, 500)}})
+		return err
+	})
+}
