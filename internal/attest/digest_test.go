@@ -2,7 +2,6 @@ package attest
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -199,7 +198,7 @@ func (c digestCase) measure(t testing.TB, tool string) string {
 	if c.Initrd != "" {
 		args = append(args, "--initrd", write("initrd", unhex(t, c.Initrd)))
 	}
-	out, err := exec.CommandContext(context.Background(), tool, args...).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), tool, args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("sev-snp-measure: %v\n%s", err, out)
 	}

@@ -1,7 +1,6 @@
 package attest
 
 import (
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -19,19 +18,13 @@ func TestProductionHasNoSimulation(t *testing.T) {
 		}
 		return string(out)
 	}
-	var programs []string
-	entries, err := os.ReadDir("../../cmd")
-	if err != nil {
-		t.Fatal(err)
+	// The wildcard leaves out programs that exist with the tag only.
+	deps := list("-deps", "../../cmd/...")
+	if !strings.Contains(deps, "cmd/siestad\n") {
+		t.Fatal("the daemon is not among the programs")
 	}
-	for _, e := range entries {
-		if e.IsDir() {
-			programs = append(programs, "../../cmd/"+e.Name())
-		}
-	}
-	deps := list(append([]string{"-deps"}, programs...)...)
 	if !strings.Contains(deps, "internal/attest\n") {
-		t.Fatal("no program uses this package: the list is not what it should be")
+		t.Fatal("no program uses this package")
 	}
 	for _, forbidden := range []string{"internal/lab/softpsp", "internal/lab/devfirmware"} {
 		if strings.Contains(deps, forbidden) {

@@ -67,7 +67,7 @@ func newRoots(all []*authority) *Roots {
 			sum := sha256.Sum256(c.Raw)
 			h.Write(sum[:])
 		}
-		fmt.Fprintf(h, "%s %t\n", a.line, a.simulated)
+		h.Write(fmt.Appendf(nil, "%s %t\n", a.line, a.simulated))
 	}
 	h.Sum(r.id[:0])
 	return r

@@ -33,17 +33,13 @@ type vcek struct {
 	tcb  TCB
 }
 
-// Object identifiers of AMD's certificate extensions, under 1.3.6.1.4.1.3704.1.
+// Object identifiers of AMD's certificate extensions; patch levels lie one below
+// the last.
 var (
-	oidAMD     = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1}
-	oidProduct = append(bytesOf(oidAMD), 2)
-	oidHWID    = append(bytesOf(oidAMD), 4)
-	oidSPL     = append(bytesOf(oidAMD), 3)
+	oidProduct = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 2}
+	oidHWID    = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 4}
+	oidSPL     = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3}
 )
-
-func bytesOf(o asn1.ObjectIdentifier) asn1.ObjectIdentifier {
-	return append(asn1.ObjectIdentifier(nil), o...)
-}
 
 // parseVCEK reads a leaf. go-sev-guest 0.15.0 cannot read those of Turin (an
 // unknown patch level, an HWID of eight bytes), so the reader is our own.

@@ -41,12 +41,12 @@ func policy(p *PSP, measurement [48]byte, reportData [64]byte) attest.Policy {
 	return pol
 }
 
-func measured(t *testing.T, line string) [48]byte {
+func measured(t *testing.T) [48]byte {
 	t.Helper()
 	kernel := [32]byte{1}
 	sig, _ := attest.VCPUSig("EPYC-Genoa")
 	m, err := attest.LaunchDigest(attest.DigestInput{
-		Firmware: devfirmware.Generate(), KernelSHA256: &kernel, Append: line, VCPUs: 2, VCPUSig: sig, GuestFeatures: 1,
+		Firmware: devfirmware.Generate(), KernelSHA256: &kernel, Append: "siesta.gen=1", VCPUs: 2, VCPUSig: sig, GuestFeatures: 1,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +65,7 @@ func code(t *testing.T, err error) string {
 
 func TestSimulatedReportPassesOnlyUnderItsRoots(t *testing.T) {
 	p, col := bench(t)
-	m := measured(t, "siesta.gen=1")
+	m := measured(t)
 	machine, err := p.Launch(func() ([48]byte, error) { return m, nil })
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +114,7 @@ func TestSimulatedReportPassesOnlyUnderItsRoots(t *testing.T) {
 // is good, so only the named gate can refuse.
 func TestEveryGateRefuses(t *testing.T) {
 	p, col := bench(t)
-	m, data := measured(t, "siesta.gen=1"), [64]byte{7}
+	m, data := measured(t), [64]byte{7}
 	set := func(at int, b ...byte) func([]byte) { return func(r []byte) { copy(r[at:], b) } }
 	for name, row := range map[string]struct {
 		alter func([]byte)
@@ -168,7 +168,7 @@ func TestEveryGateRefuses(t *testing.T) {
 // TestEveryFailureIsListed shows that one refusal names all that is wrong.
 func TestEveryFailureIsListed(t *testing.T) {
 	p, col := bench(t)
-	m, data := measured(t, "siesta.gen=1"), [64]byte{7}
+	m, data := measured(t), [64]byte{7}
 	report, err := p.Sign(Report{Measurement: m, ReportData: data, Alter: func(r []byte) {
 		r[0x00a], r[0x090], r[0x050], r[0x0c0], r[0x030] = 0x0b, r[0x090]^1, 0, 1, 3
 	}})
@@ -231,7 +231,7 @@ func TestReportIDLivesAsLongAsTheLaunch(t *testing.T) {
 
 func TestServe(t *testing.T) {
 	p, col := bench(t)
-	m := measured(t, "siesta.gen=1")
+	m := measured(t)
 	host, guest := net.Pipe()
 	done := make(chan error, 1)
 	go func() { done <- p.Serve(host, func() ([48]byte, error) { return m, nil }) }()
