@@ -1,0 +1,164 @@
+package main
+
+import (
+	"time"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+)
+
+// Config is the whole configuration: one YAML file, in which an unknown or doubled field is an error. Secrets are never
+// written into it: where one is needed, a field names the file that holds it, readable by its owner alone.
+type Config struct {
+	// Installation names this siestad among others that may share a cloud project: eight characters of a-z and 0-9. It is
+	// part of every name in the cloud and of every wrapped key, so it can never change.
+	Installation string `yaml:"installation"`
+
+	// Database is the Postgres that holds everything but the wrapped keys.
+	Database DatabaseConfig `yaml:"database"`
+
+	// Listen says where the service is offered. Guests have a listener of their own, so that a firewall can tell them from people.
+	Listen ListenConfig `yaml:"listen"`
+
+	// Issuers are the OpenID issuers whose access tokens are accepted, one or more.
+	Issuers []IssuerConfig `yaml:"issuers"`
+
+	// Keyring holds the epoch roots under which workspaces' keys are wrapped.
+	Keyring KeyringConfig `yaml:"keyring"`
+
+	// Log is the audit log's name and signing key.
+	Log LogConfig `yaml:"log"`
+
+	// Broker is the key broker's identity and the lives of its leases.
+	Broker BrokerConfig `yaml:"broker"`
+
+	// Attestation is what evidence must meet at every site. It narrows the gates that are compiled in; none can be opened.
+	Attestation AttestationConfig `yaml:"attestation"`
+
+	// Sites are the clouds on which workspaces can run.
+	Sites []SiteConfig `yaml:"sites"`
+
+	// LogLevel is debug, info, warn or error; info if left out.
+	LogLevel string `yaml:"log_level"`
+
+	// Development fields exist in development builds alone.
+	development `yaml:",inline"`
+}
+
+// DatabaseConfig says how to reach Postgres.
+type DatabaseConfig struct {
+	// Connection is a libpq connection string or URL without a password.
+	Connection string `yaml:"connection"`
+	// PasswordFile holds the password; left out where Postgres asks for none (peer, certificate).
+	PasswordFile string `yaml:"password_file"`
+}
+
+// ListenConfig has the addresses (host:port) of the three listeners.
+type ListenConfig struct {
+	// API is for portals and people.
+	API string `yaml:"api"`
+	// Guests is the guests' door: challenges, grants, events.
+	Guests string `yaml:"guests"`
+	// Metrics serves /metrics, and nothing else; left out, there are no metrics.
+	Metrics string `yaml:"metrics"`
+	// TLS is for the API; left out, a proxy in front of it must end TLS.
+	TLS TLSConfig `yaml:"tls"`
+	// GuestsTLS is for the guests' door. Guests trust the broker's key, not a certificate; it hides metadata from the network.
+	GuestsTLS TLSConfig `yaml:"guests_tls"`
+}
+
+// TLSConfig is a certificate chain and its key, as PEM files. Both or neither.
+type TLSConfig struct {
+	Certificate string `yaml:"certificate"`
+	Key         string `yaml:"key"`
+}
+
+// IssuerConfig is one OpenID issuer. Keycloak's claim layout is the reference.
+type IssuerConfig struct {
+	// URL is the issuer exactly as its tokens write it.
+	URL string `yaml:"url"`
+	// Audience that a token must name.
+	Audience string `yaml:"audience"`
+	// Clients whose tokens are accepted (claim azp).
+	Clients []string `yaml:"clients"`
+}
+
+// KeyringConfig has exactly one kind of keyring.
+type KeyringConfig struct {
+	// File is the path of a keyring file, made by `siestad keys init`.
+	File string `yaml:"file"`
+}
+
+// LogConfig is the audit log's identity.
+type LogConfig struct {
+	// Origin is the log's name in its checkpoints, such as siesta.example.org/log. It can never change.
+	Origin string `yaml:"origin"`
+	// KeyFile holds the Ed25519 key (PKCS#8 PEM) that signs checkpoints.
+	KeyFile string `yaml:"key_file"`
+	// LastSeenFile keeps the newest checkpoint outside the database, so that a restored backup cannot fork the log unnoticed.
+	LastSeenFile string `yaml:"last_seen_file"`
+}
+
+// BrokerConfig is the key broker's identity.
+type BrokerConfig struct {
+	// KeyFile holds the broker's Ed25519 key (PKCS#8 PEM). Its hash is on every guest's measured command line.
+	KeyFile string `yaml:"key_file"`
+	// Lease is how long a guest may hold its key without renewing; 5m if left out.
+	Lease time.Duration `yaml:"lease"`
+}
+
+// AttestationConfig is what evidence must meet.
+type AttestationConfig struct {
+	// MinTCB is the floor for each product line (Milan, Genoa). A line that is not here is refused.
+	MinTCB map[string]attest.TCB `yaml:"min_tcb"`
+	// RequireAliasCheck refuses firmware that has not looked for aliased memory (BadRAM).
+	RequireAliasCheck bool `yaml:"require_alias_check"`
+	// RevocationLists are AMD's CRLs (DER files). With none, nobody looks whether AMD has revoked an intermediate key.
+	RevocationLists []string `yaml:"revocation_lists"`
+}
+
+// SiteConfig is one cloud.
+type SiteConfig struct {
+	// Name of the site in the API: lower-case letters, digits and hyphens.
+	Name string `yaml:"name"`
+	// Region of the catalog; left out where it has only one.
+	Region string `yaml:"region"`
+	// AllowedHosts are the hosts (or host:port) of Keystone and of every endpoint. Anything else in the catalog is refused.
+	AllowedHosts []string `yaml:"allowed_hosts"`
+	// Compute is the credential that makes servers, volumes and ports.
+	Compute CredentialConfig `yaml:"compute"`
+	// Keys is the credential for Barbican, in a project where nobody else can read.
+	Keys CredentialConfig `yaml:"keys"`
+	// Network is the name or id of the network that guests are put on. It must let them reach BrokerURL, and need let them reach nothing else.
+	Network string `yaml:"network"`
+	// Flavors that a workspace may ask for, by name.
+	Flavors []string `yaml:"flavors"`
+	// VolumeType for both volumes of a workspace: neither multi-attach nor encrypted by the cloud.
+	VolumeType string `yaml:"volume_type"`
+	// MaxDataGiB is the largest data volume; 1024 if left out.
+	MaxDataGiB int `yaml:"max_data_gib"`
+	// TEE is sev-snp.
+	TEE string `yaml:"tee"`
+	// VCPUTypes are QEMU's names (EPYC-Milan, EPYC-Genoa …) of the processor models that the site's hosts give a guest.
+	VCPUTypes []string `yaml:"vcpu_types"`
+	// GuestFeatures are the SEV_FEATURES that the hosts' kernels set, 0x1 as a rule, 0x21 with debug swap.
+	GuestFeatures []uint64 `yaml:"guest_features"`
+	// Chips are the processors of the site's hosts.
+	Chips []ChipConfig `yaml:"chips"`
+	// BrokerURL is where the site's guests reach the guests' door: an address, since guests resolve no names, and short, since it is measured.
+	BrokerURL string `yaml:"broker_url"`
+}
+
+// CredentialConfig is an application credential: an entry of a clouds.yaml, or a file of its own.
+type CredentialConfig struct {
+	CloudsFile string `yaml:"clouds_file"`
+	Cloud      string `yaml:"cloud"`
+	File       string `yaml:"file"`
+}
+
+// ChipConfig is one registered processor.
+type ChipConfig struct {
+	// ID is the CHIP_ID, 128 hexadecimal digits.
+	ID string `yaml:"id"`
+	// VCEKFile is its certificate (DER), for hosts that give guests none.
+	VCEKFile string `yaml:"vcek_file"`
+}

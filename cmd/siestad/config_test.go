@@ -1,0 +1,201 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const goodConfig = `installation: test0001
+database:
+  connection: host=/run/postgresql dbname=siesta
+listen:
+  api: 127.0.0.1:8080
+  guests: 127.0.0.1:8081
+issuers:
+  - url: https://id.example.org/realms/siesta
+    audience: siestad
+    clients: [siesta-cli]
+keyring:
+  file: DIR/keyring
+log:
+  origin: siesta.example.org/log
+  key_file: DIR/log.pem
+  last_seen_file: DIR/last-seen
+broker:
+  key_file: DIR/broker.pem
+attestation:
+  min_tcb:
+    Genoa: {bootloader: 10, snp: 20, microcode: 20}
+sites:
+  - name: ifca
+    tee: sev-snp
+    allowed_hosts: [cloud.example.org]
+    compute: {file: DIR/compute.yaml}
+    keys: {file: DIR/keys.yaml}
+    network: siesta
+    flavors: [snp.small]
+    volume_type: ceph
+    vcpu_types: [EPYC-Milan]
+    guest_features: [0x1]
+    chips:
+      - id: CHIP
+    broker_url: https://192.0.2.7:8443
+`
+
+// writeConfig makes the files that a configuration names, then the configuration with the given replacements.
+func writeConfig(t *testing.T, replace ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := initKeys(filepath.Join(dir, "k"), "siesta.example.org/log", io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"keyring", "log.pem", "broker.pem"} {
+		if err := os.Rename(filepath.Join(dir, "k", name), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	credential := "auth_url: https://cloud.example.org:5000/v3\napplication_credential_id: id\napplication_credential_secret: secret\n"
+	for _, name := range []string{"compute.yaml", "keys.yaml"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(credential), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := strings.NewReplacer(replace...).Replace(goodConfig)
+	text = strings.NewReplacer("DIR", dir, "CHIP", strings.Repeat("0f", 64)).Replace(text)
+	path := filepath.Join(dir, "siestad.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestGoodConfigLoads(t *testing.T) {
+	c, err := loadConfig(writeConfig(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := sites(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := list[0].Policy
+	if len(policy.Chips) != 1 || policy.Simulated || policy.RequirePolicy != 0x30000 || len(policy.Measurements) != 0 {
+		t.Errorf("the site's policy: %+v", policy)
+	}
+	rules := list[0].Rules
+	if len(rules) != 1 || rules[0].RemotePrefix != "192.0.2.7/32" || rules[0].PortMin != 8443 || rules[0].Direction != "egress" {
+		t.Errorf("the site's rules: %+v", rules)
+	}
+}
+
+func TestEveryFaultIsNamedWithItsLineAndWhatToDo(t *testing.T) {
+	for name, row := range map[string]struct {
+		old, new string
+		line     int
+		says     string
+	}{
+		"unknown field":         {"  audience: siestad", "  audience: siestad\n    audiense: x", 10, "audiense"},
+		"installation":          {"test0001", "Test", 1, "eight characters"},
+		"no database":           {"connection: host=/run/postgresql dbname=siesta", `connection: ""`, 3, "how to reach Postgres"},
+		"password in the file":  {"dbname=siesta", "password=x", 3, "password_file"},
+		"password in a URL":     {"host=/run/postgresql dbname=siesta", "postgres://u:p@h/d", 3, "password_file"},
+		"two on one port":       {"guests: 127.0.0.1:8081", "guests: 127.0.0.1:8080", 6, "share 127.0.0.1:8080"},
+		"issuer without TLS":    {"https://id.example.org", "http://id.example.org", 8, "https"},
+		"issuer without client": {"clients: [siesta-cli]", "clients: []", 10, "clients"},
+		"no keyring":            {"file: DIR/keyring", "file: DIR/absent", 12, "keys init"},
+		"no floor":              {"    Genoa: {bootloader: 10, snp: 20, microcode: 20}\n", "    {}\n", 20, "floor"},
+		"unknown product line":  {"Genoa:", "Rome:", 21, "Milan or Genoa"},
+		"simulated site":        {"tee: sev-snp", "tee: none", 24, "choose from sev-snp"},
+		"one credential":        {"keys: {file: DIR/keys.yaml}", "keys: {file: DIR/compute.yaml}", 27, "another user"},
+		"no credential":         {"keys: {file: DIR/keys.yaml}", "keys: {}", 27, "clouds_file and cloud, or file"},
+		"processor model":       {"EPYC-Milan", "Pentium", 31, "Pentium"},
+		"not SNP":               {"[0x1]", "[0x20]", 32, "bit 0"},
+		"chip id":               {"id: CHIP", "id: beef", 34, "128 hexadecimal digits"},
+		"broker by name":        {"https://192.0.2.7:8443", "https://broker.example.org:8443", 35, "resolve no names"},
+		"broker with a path":    {"https://192.0.2.7:8443", "https://192.0.2.7:8443/x", 35, "nothing after it"},
+		"doubled key":           {"network: siesta", "network: siesta\n    network: other", 29, "already defined"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := writeConfig(t, row.old, row.new)
+			_, err := loadConfig(path)
+			if err == nil {
+				t.Fatal("the configuration was accepted")
+			}
+			want := fmt.Sprintf("%s:%d: ", path, row.line)
+			if !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), row.says) {
+				t.Errorf("got:\n%v\nwant a line that begins with %q and says %q", err, want, row.says)
+			}
+		})
+	}
+}
+
+func TestAllFaultsAtOnce(t *testing.T) {
+	_, err := loadConfig(writeConfig(t, "test0001", "X", "tee: sev-snp", "tee: none", "volume_type: ceph", "volume_typ: ceph"))
+	if err == nil {
+		t.Fatal("the configuration was accepted")
+	}
+	for _, part := range []string{"installation", "tee", "volume_typ", "volume_type: name the volume type"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("no word of %s in:\n%v", part, err)
+		}
+	}
+}
+
+func TestSecretsMustBePrivate(t *testing.T) {
+	path := writeConfig(t)
+	if err := os.Chmod(filepath.Join(filepath.Dir(path), "broker.pem"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := loadConfig(path)
+	if err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("a broker key that all can read: got %v", err)
+	}
+}
+
+func TestBadYAMLAndEmptyFiles(t *testing.T) {
+	for name, text := range map[string]string{"empty": "", "not YAML": "a: [b", "a list": "- a\n", "binary": "\x00\x01"} {
+		path := filepath.Join(t.TempDir(), "c.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := loadConfig(path); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: got %v, want an error that names the file", name, err)
+		}
+	}
+	if _, err := loadConfig(filepath.Join(t.TempDir(), "absent.yaml")); err == nil {
+		t.Error("an absent file was accepted")
+	}
+}
+
+func TestKeysAreNeverOverwritten(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	if err := initKeys(dir, "siesta.example.org/log", io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(filepath.Join(dir, "broker.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := initKeys(dir, "siesta.example.org/log", io.Discard); err == nil {
+		t.Error("keys were made a second time")
+	}
+	after, err := os.ReadFile(filepath.Join(dir, "broker.pem"))
+	if err != nil || string(before) != string(after) {
+		t.Error("the broker key changed")
+	}
+}
+
+func TestDatabasePasswordStaysInItsFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte("it's \\ hard\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dsn, err := DatabaseConfig{Connection: "host=h dbname=d", PasswordFile: file}.dsn()
+	if want := `host=h dbname=d password='it\'s \\ hard'`; err != nil || dsn != want {
+		t.Errorf("got %s, %v, want %s", dsn, err, want)
+	}
+}

@@ -1,0 +1,37 @@
+//go:build devtee
+
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+)
+
+// development is what only a development build can be told.
+type development struct {
+	// SimulatedRoots is the file (PEM) with the roots of a simulated processor, under the product line Genoa.
+	SimulatedRoots string `yaml:"simulated_roots"`
+}
+
+var tees = []string{"sev-snp", "simulated"}
+
+func (d development) roots() (*attest.Roots, error) {
+	roots := attest.AMDRoots()
+	if d.SimulatedRoots == "" {
+		return roots, nil
+	}
+	bundle, err := os.ReadFile(d.SimulatedRoots)
+	if err != nil {
+		return nil, fmt.Errorf("reading simulated roots: %w", err)
+	}
+	return roots.WithSimulated(attest.Genoa, bundle)
+}
+
+const banner = `
+  ***********************************************************************
+  *  DEVELOPMENT BUILD: it can trust a simulated processor.             *
+  *  Workspaces on a site with tee: simulated are protected by nothing. *
+  ***********************************************************************
+`

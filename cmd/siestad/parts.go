@@ -1,0 +1,144 @@
+package main
+
+import (
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/openstack"
+	"github.com/eosc-siesta/siestad/internal/workspace"
+)
+
+// dsn is the connection string with the password, in memory only.
+func (d DatabaseConfig) dsn() (string, error) {
+	if d.PasswordFile == "" {
+		return d.Connection, nil
+	}
+	password, err := os.ReadFile(d.PasswordFile)
+	if err != nil {
+		return "", fmt.Errorf("reading the database's password: %w", err)
+	}
+	quoted := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(strings.TrimSpace(string(password)))
+	if strings.Contains(d.Connection, "://") {
+		return "", fmt.Errorf("database.connection is a URL; with a password_file write it as host=… dbname=… user=…")
+	}
+	return d.Connection + " password='" + quoted + "'", nil
+}
+
+// sites makes a client for each credential and says what each site's evidence must meet.
+func sites(c *Config) ([]workspace.Site, error) {
+	var list []workspace.Site
+	for _, s := range c.Sites {
+		compute, err := cloud(c, s, s.Compute)
+		if err != nil {
+			return nil, err
+		}
+		keys, err := cloud(c, s, s.Keys)
+		if err != nil {
+			return nil, err
+		}
+		policy, err := sitePolicy(c.Attestation, s)
+		if err != nil {
+			return nil, err
+		}
+		broker, err := brokerAddress(s.BrokerURL)
+		if err != nil {
+			return nil, err
+		}
+		var sigs []uint32
+		for _, name := range s.VCPUTypes {
+			sig, ok := attest.VCPUSig(name)
+			if !ok {
+				return nil, fmt.Errorf("site %s: processor model %q is not known", s.Name, name)
+			}
+			sigs = append(sigs, sig)
+		}
+		family, bits := "IPv4", 32
+		if broker.IP.To4() == nil {
+			family, bits = "IPv6", 128
+		}
+		list = append(list, workspace.Site{
+			Name: s.Name, Client: compute, Keys: keys, Network: s.Network, Flavors: s.Flavors, VolumeType: s.VolumeType,
+			MaxDataGiB: s.MaxDataGiB, TEE: workspace.TEE(s.TEE), VCPUSigs: sigs, GuestFeatures: s.GuestFeatures,
+			Policy: policy, BrokerURL: s.BrokerURL,
+			// A guest needs one way out, to the broker, and none in. DHCP passes by the cloud's built-in rules.
+			Rules: []openstack.Rule{{
+				Direction: "egress", EtherType: family, Protocol: "tcp", PortMin: broker.Port, PortMax: broker.Port,
+				RemotePrefix: fmt.Sprintf("%s/%d", broker.IP, bits),
+			}},
+		})
+	}
+	return list, nil
+}
+
+func cloud(c *Config, s SiteConfig, credential CredentialConfig) (*openstack.Client, error) {
+	return openstack.New(openstack.Config{
+		Site: s.Name, Installation: c.Installation, Region: s.Region, AllowedHosts: s.AllowedHosts,
+		CloudsFile: credential.CloudsFile, CloudsEntry: credential.Cloud, ApplicationCredentialFile: credential.File,
+	})
+}
+
+// sitePolicy is everything but the measurement, which each workspace has of its own.
+func sitePolicy(a AttestationConfig, s SiteConfig) (attest.Policy, error) {
+	policy := attest.NovaPolicy(a.MinTCB)
+	policy.RequireAliasCheck = a.RequireAliasCheck
+	if len(a.RevocationLists) > 0 {
+		policy.Revocation = attest.RevocationRequired
+	}
+	policy.Simulated = s.TEE == string(workspace.SimulatedTEE)
+	for _, chip := range s.Chips {
+		id, err := hex.DecodeString(chip.ID)
+		if err != nil {
+			return attest.Policy{}, fmt.Errorf("site %s: chip id: %w", s.Name, err)
+		}
+		policy.Chips = append(policy.Chips, id)
+	}
+	return policy, nil
+}
+
+// collateral reads roots, revocation lists and registered certificates once: evidence is judged without any I/O.
+func collateral(c *Config) (func(site string) (attest.Collateral, error), error) {
+	roots, err := c.roots()
+	if err != nil {
+		return nil, err
+	}
+	shared := attest.Collateral{Roots: roots}
+	var lists [][]byte
+	for _, file := range c.Attestation.RevocationLists {
+		der, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("reading revocation list: %w", err)
+		}
+		lists = append(lists, der)
+	}
+	if len(lists) > 0 {
+		if shared.CRLs, err = attest.ParseCRLs(roots, lists...); err != nil {
+			return nil, err
+		}
+	}
+	bySite := map[string]attest.Collateral{}
+	for _, s := range c.Sites {
+		site := shared
+		site.VCEKs = map[string][][]byte{}
+		for _, chip := range s.Chips {
+			if chip.VCEKFile == "" {
+				continue
+			}
+			der, err := os.ReadFile(chip.VCEKFile)
+			if err != nil {
+				return nil, fmt.Errorf("site %s: reading a chip's certificate: %w", s.Name, err)
+			}
+			site.VCEKs[strings.ToLower(chip.ID)] = append(site.VCEKs[strings.ToLower(chip.ID)], der)
+		}
+		bySite[s.Name] = site
+	}
+	return func(name string) (attest.Collateral, error) {
+		site, ok := bySite[name]
+		if !ok {
+			return attest.Collateral{}, fmt.Errorf("site %s is not configured", name)
+		}
+		return site, nil
+	}, nil
+}

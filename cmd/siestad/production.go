@@ -1,0 +1,16 @@
+//go:build !devtee
+
+package main
+
+import "github.com/eosc-siesta/siestad/internal/attest"
+
+// development has no field in production: there is no way to name other roots than AMD's.
+type development struct{}
+
+// tees are the kinds of hardware protection that a site can have.
+var tees = []string{"sev-snp"}
+
+func (development) roots() (*attest.Roots, error) { return attest.AMDRoots(), nil }
+
+// banner is empty: this is the real thing.
+const banner = ""

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+)
+
+// validation collects faults instead of stopping at the first.
+type validation struct {
+	*faults
+	root *yaml.Node
+}
+
+var (
+	installationPattern = regexp.MustCompile(`^[a-z0-9]{8}$`)
+	namePattern         = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,62}$`)
+	originPattern       = regexp.MustCompile(`^[A-Za-z0-9.-]+(/[A-Za-z0-9._-]+)*$`)
+)
+
+// need records a fault at path unless ok holds.
+func (v *validation) need(ok bool, path []any, format string, args ...any) {
+	if !ok {
+		v.list = append(v.list, fault{line: lineOf(v.root, path...), text: dotted(path) + ": " + fmt.Sprintf(format, args...)})
+	}
+}
+
+func dotted(path []any) string {
+	var b strings.Builder
+	for _, step := range path {
+		switch s := step.(type) {
+		case int:
+			fmt.Fprintf(&b, "[%d]", s)
+		default:
+			if b.Len() > 0 {
+				b.WriteByte('.')
+			}
+			fmt.Fprint(&b, s)
+		}
+	}
+	return b.String()
+}
+
+func at(path ...any) []any { return path }
+
+func (v *validation) config(c *Config) {
+	v.need(installationPattern.MatchString(c.Installation), at("installation"), "write eight characters of a-z and 0-9, once and for ever")
+	v.need(c.Database.Connection != "", at("database", "connection"), "say how to reach Postgres, such as host=/run/postgresql dbname=siesta")
+	v.need(!strings.Contains(c.Database.Connection, "password"), at("database", "connection"), "put the password into a file and name it in password_file")
+	if u, err := url.Parse(c.Database.Connection); err == nil && u.User != nil {
+		_, has := u.User.Password()
+		v.need(!has, at("database", "connection"), "put the password into a file and name it in password_file")
+	}
+	if c.Database.PasswordFile != "" {
+		v.secretFile(c.Database.PasswordFile, at("database", "password_file"), "")
+	}
+	v.listeners(c.Listen)
+	v.need(len(c.Issuers) > 0, at("issuers"), "name at least one OpenID issuer")
+	for i, issuer := range c.Issuers {
+		v.issuer(issuer, at("issuers", i))
+	}
+	v.secretFile(c.Keyring.File, at("keyring", "file"), "make one with `siestad keys init`")
+	v.need(originPattern.MatchString(c.Log.Origin) && len(c.Log.Origin) <= 200, at("log", "origin"), "name the log, such as siesta.example.org/log")
+	v.secretFile(c.Log.KeyFile, at("log", "key_file"), "make one with `siestad keys init`")
+	v.need(c.Log.LastSeenFile != "", at("log", "last_seen_file"), "name a file outside the database that this program may write")
+	v.secretFile(c.Broker.KeyFile, at("broker", "key_file"), "make one with `siestad keys init`")
+	v.need(c.Broker.Lease == 0 || c.Broker.Lease >= 10*time.Second && c.Broker.Lease <= time.Hour, at("broker", "lease"), "choose between 10s and 1h")
+	v.attestation(c.Attestation)
+	v.need(len(c.Sites) > 0, at("sites"), "name at least one cloud")
+	seen := map[string]bool{}
+	for i, site := range c.Sites {
+		v.site(site, at("sites", i))
+		v.need(!seen[site.Name], at("sites", i, "name"), "two sites are called %q", site.Name)
+		seen[site.Name] = true
+	}
+	if c.LogLevel != "" {
+		_, err := zapcore.ParseLevel(c.LogLevel)
+		v.need(err == nil, at("log_level"), "choose debug, info, warn or error")
+	}
+}
+
+func (v *validation) listeners(l ListenConfig) {
+	addresses := map[string]string{"api": l.API, "guests": l.Guests}
+	if l.Metrics != "" {
+		addresses["metrics"] = l.Metrics
+	}
+	seen := map[string]string{}
+	for _, name := range []string{"api", "guests", "metrics"} {
+		address, ok := addresses[name]
+		if !ok {
+			continue
+		}
+		_, _, err := net.SplitHostPort(address)
+		v.need(err == nil, at("listen", name), "write host:port, such as 127.0.0.1:8080")
+		v.need(seen[address] == "" || strings.HasSuffix(address, ":0"), at("listen", name), "%s and %s share %s; give each its own", seen[address], name, address)
+		seen[address] = name
+	}
+	v.tls(l.TLS, at("listen", "tls"))
+	v.tls(l.GuestsTLS, at("listen", "guests_tls"))
+}
+
+func (v *validation) tls(t TLSConfig, path []any) {
+	v.need((t.Certificate == "") == (t.Key == ""), path, "name both certificate and key, or neither")
+	if t.Certificate != "" && t.Key != "" {
+		_, err := os.Stat(t.Certificate)
+		v.need(err == nil, append(path, "certificate"), "cannot be read: %v", err)
+		v.secretFile(t.Key, append(slices.Clone(path), "key"), "")
+	}
+}
+
+func (v *validation) issuer(i IssuerConfig, path []any) {
+	field := func(name string) []any { return append(slices.Clone(path), name) }
+	u, err := url.Parse(i.URL)
+	v.need(err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname())) && u.RawQuery == "" && u.Fragment == "",
+		field("url"), "write the issuer's https URL exactly as its tokens do (http on loopback only)")
+	v.need(i.Audience != "", field("audience"), "name the audience that tokens must have, siestad as a rule")
+	v.need(len(i.Clients) > 0 && !slices.Contains(i.Clients, ""), field("clients"), "name the clients whose tokens are accepted")
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (v *validation) attestation(a AttestationConfig) {
+	v.need(len(a.MinTCB) > 0, at("attestation", "min_tcb"), "give a floor for each product line that may hold keys; without one everything is refused")
+	for line := range a.MinTCB {
+		v.need(line == attest.Milan || line == attest.Genoa, at("attestation", "min_tcb", line), "%q is not a product line that can be judged; choose Milan or Genoa", line)
+	}
+	for i, file := range a.RevocationLists {
+		_, err := os.Stat(file)
+		v.need(err == nil, at("attestation", "revocation_lists", i), "cannot be read: %v", err)
+	}
+}
+
+func (v *validation) site(s SiteConfig, path []any) {
+	field := func(names ...any) []any { return append(slices.Clone(path), names...) }
+	v.need(namePattern.MatchString(s.Name), field("name"), "must match %s", namePattern)
+	v.need(len(s.AllowedHosts) > 0, field("allowed_hosts"), "name every host of the site's catalog, Keystone's included")
+	v.credential(s.Compute, field("compute"))
+	v.credential(s.Keys, field("keys"))
+	v.need(s.Compute != s.Keys || s.Compute == (CredentialConfig{}), field("keys"), "use a credential of another user than compute's: who makes servers must not read keys")
+	v.need(s.Network != "", field("network"), "name the network that guests are put on")
+	v.need(len(s.Flavors) > 0, field("flavors"), "name the flavors that workspaces may use")
+	v.need(s.VolumeType != "", field("volume_type"), "name the volume type")
+	v.need(s.MaxDataGiB >= 0 && s.MaxDataGiB <= 16384, field("max_data_gib"), "choose between 1 and 16384")
+	v.need(slices.Contains(tees, s.TEE), field("tee"), "choose from %s", strings.Join(tees, ", "))
+	v.need(len(s.VCPUTypes) > 0, field("vcpu_types"), "name the processor models that the hosts give guests, such as EPYC-Milan")
+	for _, name := range s.VCPUTypes {
+		_, ok := attest.VCPUSig(name)
+		v.need(ok, field("vcpu_types"), "%q is no processor model whose signature is known", name)
+	}
+	v.need(len(s.GuestFeatures) > 0, field("guest_features"), "name the SEV features that the hosts set, [0x1] as a rule")
+	for i, f := range s.GuestFeatures {
+		v.need(f&1 == 1, field("guest_features", i), "0x%x lacks bit 0: that would not be SEV-SNP", f)
+	}
+	v.need(len(s.Chips) > 0, field("chips"), "register the processors of the site's hosts; evidence from any other is refused")
+	for i, chip := range s.Chips {
+		id, err := hex.DecodeString(chip.ID)
+		v.need(err == nil && len(id) == 64, field("chips", i, "id"), "write 128 hexadecimal digits")
+		if chip.VCEKFile != "" {
+			_, err := os.Stat(chip.VCEKFile)
+			v.need(err == nil, field("chips", i, "vcek_file"), "cannot be read: %v", err)
+		}
+	}
+	_, err := brokerAddress(s.BrokerURL)
+	v.need(err == nil, field("broker_url"), "%v", err)
+}
+
+// brokerAddress checks a broker URL and returns its address, for the one way out of the guests' security group.
+func brokerAddress(raw string) (*net.TCPAddr, error) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Path != "" || u.RawQuery != "" || u.User != nil || u.Fragment != "" {
+		return nil, fmt.Errorf("write http://ADDRESS:PORT or https://ADDRESS:PORT, nothing after it")
+	}
+	ip, port := net.ParseIP(u.Hostname()), u.Port()
+	if ip == nil || port == "" {
+		return nil, fmt.Errorf("write an address and a port: guests resolve no names")
+	}
+	if len(raw) > 48 {
+		return nil, fmt.Errorf("use at most 48 characters: the measured line has 255 for everything")
+	}
+	return net.ResolveTCPAddr("tcp", net.JoinHostPort(ip.String(), port))
+}
+
+func (v *validation) credential(c CredentialConfig, path []any) {
+	switch {
+	case c.File != "" && c.CloudsFile == "" && c.Cloud == "":
+		v.secretFile(c.File, append(slices.Clone(path), "file"), "")
+	case c.File == "" && c.CloudsFile != "" && c.Cloud != "":
+		v.secretFile(c.CloudsFile, append(slices.Clone(path), "clouds_file"), "")
+	default:
+		v.need(false, path, "name either clouds_file and cloud, or file")
+	}
+}
+
+// secretFile checks that a secret is there and that only its owner can read it.
+func (v *validation) secretFile(name string, path []any, advice string) {
+	if advice != "" {
+		advice = "; " + advice
+	}
+	if name == "" {
+		v.need(false, path, "is missing%s", advice)
+		return
+	}
+	info, err := os.Stat(name)
+	if err != nil {
+		v.need(false, path, "cannot be read: %v%s", err, advice)
+		return
+	}
+	v.need(info.Mode().IsRegular(), path, "%s is not a file", name)
+	v.need(info.Mode().Perm()&0o077 == 0, path, "%s can be read by others (mode %04o); chmod 600 it", name, info.Mode().Perm())
+}
