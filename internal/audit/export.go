@@ -36,6 +36,9 @@ func (l *Log) Export(ctx context.Context, w io.Writer) error {
 	out := bufio.NewWriterSize(w, 64<<10)
 	// One snapshot for all queries: batches that come meanwhile are not seen.
 	err := pgx.BeginTxFunc(ctx, l.db, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL statement_timeout = 0"); err != nil { // a large log takes its time
+			return err
+		}
 		return export(ctx, tx, out, l.sign.origin)
 	})
 	if err != nil {
