@@ -104,8 +104,8 @@ type Lease struct {
 
 // Box is an HPKE message. Both fields are empty in the answer to a renewal, which carries no key.
 type Box struct {
-	Enc        []byte `json:"enc"`
-	Ciphertext []byte `json:"ciphertext"`
+	Enc        []byte `json:"enc,omitempty"`
+	Ciphertext []byte `json:"ciphertext,omitempty"`
 }
 
 // Context is what the guest cannot know by itself and needs for the HPKE info. It needs no signature of its own: a

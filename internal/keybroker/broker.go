@@ -1,0 +1,233 @@
+package keybroker
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/permit"
+)
+
+// Facts is the human side of a release. It reads inside tx and locks what it read against change until tx ends.
+type Facts interface {
+	ReleaseFacts(ctx context.Context, tx pgx.Tx, q permit.FactQuery) (permit.FactSet, error)
+}
+
+// Verifier judges evidence; *attest.Verifier is the one of production.
+type Verifier interface {
+	Verify(ev attest.Evidence, col attest.Collateral, pol attest.Policy, at time.Time) (*attest.Result, error)
+}
+
+// Log is what the broker needs of the audit log besides audit.Append.
+type Log interface {
+	// Wait returns once the entry stands under a durable signed checkpoint.
+	Wait(ctx context.Context, id audit.ID) (audit.Receipt, error)
+	// Refuse appends an entry that has no rows of its own, and waits for it.
+	Refuse(ctx context.Context, e audit.Entry) (audit.Receipt, error)
+}
+
+// Stores gives the key store of a site.
+type Stores interface {
+	Store(site string) (KeyStore, error)
+}
+
+// KeyStore keeps wrapped keys at a site. It is believed in nothing: what it returns is compared with a recorded hash.
+// Every call may be repeated, and may have taken effect although it returned an error.
+type KeyStore interface {
+	// EnsureSecret finds the secret of this exact name or makes it, without a payload.
+	EnsureSecret(ctx context.Context, name string) (id string, err error)
+	// PutPayload writes the payload once; ErrHasPayload if there is one.
+	PutPayload(ctx context.Context, id string, blob []byte) error
+	// GetPayload returns the payload; ErrNoPayload if there is none, or no such secret.
+	GetPayload(ctx context.Context, id string) ([]byte, error)
+	// DeleteSecret removes the secret; absence is success.
+	DeleteSecret(ctx context.Context, id string) error
+}
+
+// Errors that callers branch on.
+var (
+	ErrHasPayload = errors.New("secret already has a payload")
+	ErrNoPayload  = errors.New("secret has no payload")
+	// ErrNotFound: the broker does not know this workspace, generation or lease.
+	ErrNotFound = errors.New("unknown to the broker")
+	// ErrState: the workspace's guest is not in a state that allows this.
+	ErrState = errors.New("not possible in this state")
+	// ErrShredded: the workspace's key has been destroyed, or is being.
+	ErrShredded = errors.New("key is shredded")
+	// ErrBusy: the same request is being answered, or a party needed for the answer is away. Asking again is right.
+	ErrBusy = errors.New("try again")
+	// ErrRootInUse: an epoch root cannot be destroyed while a living key is wrapped under it.
+	ErrRootInUse = errors.New("living keys are wrapped under this root")
+)
+
+// Config is everything a Broker needs. All fields without a stated default must be set.
+type Config struct {
+	DB       *pgxpool.Pool
+	Log      Log
+	Facts    Facts
+	Stores   Stores
+	Keyring  Keyring
+	Verifier Verifier
+	// Collateral is what is known beforehand about the hardware of a site.
+	Collateral func(site string) (attest.Collateral, error)
+	// Key is B: its public half is hashed into every guest's command line.
+	Key ed25519.PrivateKey
+	// Installation is the 8-character id that enters every wrapped key.
+	Installation string
+	Logger       *zap.Logger
+
+	// Lease is how long a guest may hold a key without renewing; half of it is left when it is told to. Default 5 minutes.
+	Lease time.Duration
+	// InitialiseLease is the lease of a guest that formats. It is short, so that a power cut then costs little. Default 1 minute.
+	InitialiseLease time.Duration
+	// ChallengeLife is how long a nonce may be used. Default and maximum 2 minutes.
+	ChallengeLife time.Duration
+	// Now is the clock by which certificates are judged. Default time.Now.
+	Now func() time.Time
+}
+
+// Broker is the key broker. Make it with New; run Run beside it.
+type Broker struct {
+	Config
+	policies  *bounded[[32]byte, attest.Policy]
+	blobs     *bounded[blobKey, []byte]
+	stored    *bounded[[32]byte, bool] // digests known to be in broker_blob
+	fetches   singleflight.Group
+	digests   *bounded[collateralKey, [32]byte]
+	limits    *limits
+	aggregate *aggregate
+}
+
+type blobKey struct {
+	workspace string
+	epoch     int
+}
+
+const (
+	maxChallengeLife = 2 * time.Minute
+	storeTimeout     = 10 * time.Second
+	janitorInterval  = time.Minute
+)
+
+var installationPattern = regexp.MustCompile(`^[a-z0-9]{8}$`)
+
+// New checks the configuration; it does no I/O.
+func New(c Config) (*Broker, error) {
+	if c.Lease == 0 {
+		c.Lease = 5 * time.Minute
+	}
+	if c.InitialiseLease == 0 {
+		c.InitialiseLease = min(time.Minute, c.Lease)
+	}
+	if c.ChallengeLife == 0 {
+		c.ChallengeLife = maxChallengeLife
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	switch {
+	case c.DB == nil, c.Log == nil, c.Facts == nil, c.Stores == nil, c.Keyring == nil, c.Verifier == nil, c.Collateral == nil, c.Logger == nil:
+		return nil, errors.New("making the key broker: a part is missing")
+	case len(c.Key) != ed25519.PrivateKeySize:
+		return nil, errors.New("making the key broker: no broker key")
+	case !installationPattern.MatchString(c.Installation):
+		return nil, errors.New("making the key broker: the installation id is not 8 characters of a-z and 0-9")
+	case c.Lease < 2*time.Second || c.InitialiseLease < 2*time.Second || c.ChallengeLife < time.Second || c.ChallengeLife > maxChallengeLife:
+		return nil, errors.New("making the key broker: a duration is out of range")
+	}
+	return &Broker{
+		Config:    c,
+		policies:  newBounded[[32]byte, attest.Policy](4096),
+		blobs:     newBounded[blobKey, []byte](16384),
+		stored:    newBounded[[32]byte, bool](16384),
+		digests:   newBounded[collateralKey, [32]byte](64),
+		limits:    newLimits(c.Now),
+		aggregate: newAggregate(),
+	}, nil
+}
+
+// Run sweeps what has expired and writes the aggregated refusals, until ctx ends.
+func (b *Broker) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		tick := time.NewTicker(janitorInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+				if err := b.sweep(ctx); err != nil && ctx.Err() == nil {
+					b.Logger.Warn("sweeping the key broker", zap.Error(err))
+				}
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// sweep is one pass of Run. Losing the counters in a crash loses a count of anonymous refusals, nothing else.
+func (b *Broker) sweep(ctx context.Context) error {
+	if e, ok := b.aggregate.entry(); ok {
+		if _, err := b.Log.Refuse(ctx, e); err != nil {
+			b.aggregate.restore(e)
+			return fmt.Errorf("writing aggregated refusals: %w", err)
+		}
+	}
+	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_challenge WHERE expires_at < now() - interval '1 day'`); err != nil {
+		return fmt.Errorf("deleting old challenges: %w", err)
+	}
+	return nil
+}
+
+// bounded is a map that forgets an arbitrary entry when it is full: what it holds can always be read again.
+type bounded[K comparable, V any] struct {
+	mu  sync.Mutex
+	max int
+	m   map[K]V
+}
+
+func newBounded[K comparable, V any](limit int) *bounded[K, V] {
+	return &bounded[K, V]{max: limit, m: make(map[K]V)}
+}
+
+func (b *bounded[K, V]) get(k K) (V, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v, ok := b.m[k]
+	return v, ok
+}
+
+func (b *bounded[K, V]) put(k K, v V) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, ok := b.m[k]; !ok && len(b.m) >= b.max {
+		for old := range b.m {
+			delete(b.m, old)
+			break
+		}
+	}
+	b.m[k] = v
+}
+
+func (b *bounded[K, V]) drop(match func(K) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for k := range b.m {
+		if match(k) {
+			delete(b.m, k)
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package keybroker
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"github.com/eosc-siesta/siestad/internal/door"
+)
+
+// Challenge gives a guest a nonce to put into its report. peer is the address it is asked from.
+func (b *Broker) Challenge(ctx context.Context, req door.ChallengeRequest, peer string) (door.Challenge, error) {
+	if !b.limits.peerAllowed(peer) {
+		return door.Challenge{}, b.anonymous(CodeRate, peer, "too many refused requests from this address")
+	}
+	if req.Purpose != door.Unlock && req.Purpose != door.Renew {
+		return door.Challenge{}, b.anonymous(CodeBinding, peer, "purpose is not served")
+	}
+	t, err := b.target(ctx, req)
+	if err != nil {
+		return door.Challenge{}, err
+	}
+	if code, why := t.refusal(req); code != "" {
+		return door.Challenge{}, b.anonymous(code, peer, why)
+	}
+	if !b.limits.challenge(req.Workspace) {
+		return door.Challenge{}, b.anonymous(CodeRate, peer, "too many challenges for this workspace")
+	}
+	if req.Purpose == door.Unlock {
+		// The wrapped key is fetched now, so that the release makes no network call.
+		if _, err := b.blob(ctx, t.source); err != nil {
+			return door.Challenge{}, err
+		}
+	}
+	c := door.Challenge{Challenge: newID(), Nonce: make([]byte, door.NonceSize)}
+	_, _ = rand.Read(c.Nonce)
+	var expires time.Time
+	err = b.DB.QueryRow(ctx, `INSERT INTO broker_challenge (id, nonce, workspace, generation, epoch, purpose, expires_at)
+		SELECT $1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7)
+		WHERE (SELECT count(*) FROM broker_challenge WHERE workspace = $3 AND used_at IS NULL AND expires_at > now()) < $8
+		RETURNING expires_at`,
+		c.Challenge, c.Nonce, req.Workspace, req.Generation, t.armEpoch, string(req.Purpose), b.ChallengeLife.Seconds(), maxOutstanding).Scan(&expires)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return door.Challenge{}, b.anonymous(CodeRate, peer, "too many unused challenges for this workspace")
+	}
+	if err != nil {
+		return door.Challenge{}, fmt.Errorf("storing a challenge for workspace %s: %w", req.Workspace, err)
+	}
+	c.ExpiresAt = door.FormatTime(expires)
+	door.SignChallenge(b.Key, req, &c)
+	return c, nil
+}
+
+// target is what a challenge is asked for, as the database has it.
+type target struct {
+	source
+	volumeState, armState string
+	armEpoch              int
+}
+
+func (t target) refusal(req door.ChallengeRequest) (code, why string) {
+	switch {
+	case t.volumeState == "":
+		return CodeWorkspace, "unknown workspace or generation"
+	case t.volumeState != "open":
+		return CodeWorkspace, "the workspace's key is shredded"
+	case t.armState == stateSuspended:
+		return CodeSuspended, "the generation is suspended"
+	case t.armState == stateDisarmed:
+		return CodeGeneration, "the generation is not armed"
+	case req.Purpose == door.Unlock && t.blobHash == nil:
+		return CodeWorkspace, "no key is prepared"
+	}
+	return "", ""
+}
+
+func (b *Broker) target(ctx context.Context, req door.ChallengeRequest) (target, error) {
+	var t target
+	t.workspace = req.Workspace
+	var version *int
+	var secret *string
+	err := b.DB.QueryRow(ctx, `SELECT v.state, v.site, v.secret_id, a.state, a.epoch, k.version, k.blob_hash
+		FROM broker_arm a JOIN broker_volume v USING (workspace)
+		LEFT JOIN broker_key k ON k.workspace = a.workspace AND k.state = 'active'
+		WHERE a.workspace = $1 AND a.generation = $2`, req.Workspace, req.Generation).
+		Scan(&t.volumeState, &t.site, &secret, &t.armState, &t.armEpoch, &version, &t.blobHash)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return target{}, nil
+	}
+	if err != nil {
+		return target{}, fmt.Errorf("looking up workspace %s: %w", req.Workspace, err)
+	}
+	if secret != nil {
+		t.secret = *secret
+	}
+	t.epoch = t.armEpoch
+	return t, nil
+}
+
+// source says where a wrapped key is to be found and what it must hash to.
+type source struct {
+	workspace, site, secret string
+	epoch                   int // arming for which it is fetched: each boot proves anew that the store still has it
+	blobHash                []byte
+}
+
+// blob returns the wrapped data key, from memory or from the key store. What does not hash to the recorded value is
+// refused and never parsed.
+func (b *Broker) blob(ctx context.Context, s source) ([]byte, error) {
+	key := blobKey{workspace: s.workspace, epoch: s.epoch}
+	if blob, ok := b.blobs.get(key); ok && hashMatches(blob, s.blobHash) {
+		return blob, nil
+	}
+	v, err, _ := b.fetches.Do(s.workspace, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+		defer cancel()
+		store, err := b.Stores.Store(s.site)
+		if err != nil {
+			return nil, err
+		}
+		return store.GetPayload(ctx, s.secret)
+	})
+	if errors.Is(err, ErrNoPayload) {
+		return nil, b.foreignBlob(ctx, s, "the key store has lost the wrapped key")
+	}
+	if err != nil {
+		b.Logger.Warn("the key store does not answer", zap.String("workspace", s.workspace), zap.String("site", s.site), zap.Error(err))
+		return nil, fmt.Errorf("%w: the key store of site %s does not answer", ErrBusy, s.site)
+	}
+	blob, _ := v.([]byte)
+	if !hashMatches(blob, s.blobHash) {
+		return nil, b.foreignBlob(ctx, s, "the key store holds another blob than was put there")
+	}
+	b.blobs.put(key, blob)
+	return blob, nil
+}
+
+func hashMatches(blob, want []byte) bool {
+	got := sha256.Sum256(blob)
+	return subtle.ConstantTimeCompare(got[:], want) == 1
+}
+
+// foreignBlob records that a key store lied. It is nobody's mistake but the store's, so it is recorded in full.
+func (b *Broker) foreignBlob(ctx context.Context, s source, why string) error {
+	b.Logger.Error("the wrapped key is not the recorded one", zap.String("workspace", s.workspace), zap.String("site", s.site))
+	r := &Refusal{ID: newID(), Code: CodeKeyBlob, Detail: why}
+	if !b.limits.record(s.workspace) {
+		b.aggregate.add(r.Code)
+		return r
+	}
+	if err := b.refuseWithoutEvidence(ctx, s.workspace, r); err != nil {
+		return err
+	}
+	return r
+}
+
+// anonymous refuses somebody who has proved nothing: counted, not stored.
+func (b *Broker) anonymous(code, peer, why string) error {
+	b.limits.peerRefused(peer)
+	b.aggregate.add(code)
+	return &Refusal{ID: newID(), Code: code, Detail: why}
+}

@@ -1,0 +1,262 @@
+package keybroker
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/door"
+	"github.com/eosc-siesta/siestad/internal/permit"
+)
+
+// attempt is one grant request with all that was read for it before the transaction.
+type attempt struct {
+	req        door.GrantRequest
+	nonce      []byte
+	challenge  door.ChallengeRequest
+	epoch      int // of the arming that the challenge belongs to
+	project    string
+	site       string
+	dataset    string
+	owner      string
+	image      string
+	volumeID   string
+	serial     string
+	policyHash [32]byte
+	source     source
+	key        envelope
+	version    int
+
+	evidence   attest.Evidence
+	reportData [64]byte
+	collateral [32]byte
+	judgedAt   time.Time
+	result     *attest.Result
+}
+
+// Grant judges a guest's evidence and, if every fact holds, hands it the key of its volume, or, for a renewal, more time.
+//
+// Order: the nonce is consumed; the evidence is judged; one transaction reads the facts and writes decision, lease and
+// audit entry; the entry comes under a signed checkpoint; then the answer is signed and leaves.
+func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) (door.Grant, error) {
+	if !b.limits.peerAllowed(peer) {
+		return door.Grant{}, b.anonymous(CodeRate, peer, "too many refused requests from this address")
+	}
+	if err := door.CheckKey(req.HPKE); err != nil {
+		return door.Grant{}, b.anonymous(CodeBinding, peer, "the HPKE key is not valid")
+	}
+	a, err := b.consume(ctx, req)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return b.redeliver(ctx, req, peer)
+	}
+	if err != nil {
+		return door.Grant{}, fmt.Errorf("consuming a challenge: %w", err)
+	}
+	// From here on the nonce is burnt, whatever happens.
+	g, err := b.decide(ctx, a)
+	var refused *Refusal
+	if errors.As(err, &refused) {
+		b.limits.peerRefused(peer)
+		b.Logger.Warn("guest refused", zap.String("workspace", a.challenge.Workspace), zap.String("code", refused.Code), zap.String("decision", refused.ID))
+	}
+	return g, err
+}
+
+const attemptColumns = `c.nonce, c.workspace, c.generation, c.purpose, c.epoch, v.project, v.site, coalesce(v.secret_id, ''),
+	a.dataset, a.owner, a.image, a.volume_id, a.volume_serial, a.policy, coalesce(k.version, 0), coalesce(k.epoch, 0), k.kek, k.blob_hash`
+
+const attemptJoins = ` JOIN broker_arm a ON a.workspace = c.workspace AND a.generation = c.generation
+	JOIN broker_volume v ON v.workspace = c.workspace
+	LEFT JOIN broker_key k ON k.workspace = c.workspace AND k.state = 'active'`
+
+// consumeQuery is a statement and a transaction of its own: used_at is durable before the evidence is looked at.
+const consumeQuery = `WITH c AS (UPDATE broker_challenge SET used_at = now()
+	WHERE id = $1 AND used_at IS NULL AND expires_at > now()
+	RETURNING nonce, workspace, generation, purpose, epoch)
+	SELECT ` + attemptColumns + ` FROM c` + attemptJoins
+
+func (b *Broker) consume(ctx context.Context, req door.GrantRequest) (*attempt, error) {
+	return scanAttempt(b.DB.QueryRow(ctx, consumeQuery, req.Challenge), req)
+}
+
+func scanAttempt(row pgx.Row, req door.GrantRequest) (*attempt, error) {
+	a := &attempt{req: req, evidence: attest.Evidence{TEE: attest.TEE(req.Evidence.TEE), Report: req.Evidence.Report,
+		Certificates: req.Evidence.Certificates, EventLog: req.Evidence.EventLog}}
+	var policy, blobHash []byte
+	var purpose string
+	if err := row.Scan(&a.nonce, &a.challenge.Workspace, &a.challenge.Generation, &purpose, &a.epoch, &a.project, &a.site, &a.source.secret,
+		&a.dataset, &a.owner, &a.image, &a.volumeID, &a.serial, &policy, &a.version, &a.key.epoch, &a.key.kek, &blobHash); err != nil {
+		return nil, err
+	}
+	if len(policy) != len(a.policyHash) {
+		return nil, errors.New("the policy's hash is malformed")
+	}
+	a.challenge.Purpose = door.Purpose(purpose)
+	a.policyHash = [32]byte(policy)
+	a.source.workspace, a.source.site, a.source.epoch, a.source.blobHash = a.challenge.Workspace, a.site, a.epoch, blobHash
+	if len(blobHash) == len(a.key.blobHash) {
+		a.key.blobHash = [32]byte(blobHash)
+	}
+	a.reportData = door.ReportData(door.Binding{Challenge: req.Challenge, Nonce: a.nonce, Workspace: a.challenge.Workspace,
+		Generation: a.challenge.Generation, Purpose: a.challenge.Purpose, KEM: req.HPKE.KEM, HPKEKey: req.HPKE.PublicKey,
+		SigningKey: req.SigningKey, HeaderHash: req.HeaderHash})
+	return a, nil
+}
+
+// judge verifies the evidence. A *attest.Refusal is a verdict, any other error is not.
+func (b *Broker) judge(ctx context.Context, a *attempt) error {
+	policy, err := b.policy(ctx, a.policyHash)
+	if err != nil {
+		return err
+	}
+	collateral, err := b.Collateral(a.site)
+	if err != nil {
+		return fmt.Errorf("collecting collateral of site %s: %w", a.site, err)
+	}
+	policy.ReportData = a.reportData
+	a.collateral = b.collateralDigest(collateral)
+	a.judgedAt = b.Now().UTC()
+	a.result, err = b.Verifier.Verify(a.evidence, collateral, policy, a.judgedAt)
+	return err
+}
+
+func (b *Broker) policy(ctx context.Context, hash [32]byte) (attest.Policy, error) {
+	if p, ok := b.policies.get(hash); ok {
+		return p, nil
+	}
+	var body []byte
+	if err := b.DB.QueryRow(ctx, `SELECT body FROM broker_blob WHERE sha256 = $1`, hash[:]).Scan(&body); err != nil {
+		return attest.Policy{}, fmt.Errorf("reading policy %x: %w", hash[:8], err)
+	}
+	var p attest.Policy
+	if err := json.Unmarshal(body, &p); err != nil {
+		return attest.Policy{}, fmt.Errorf("reading policy %x: %w", hash[:8], err)
+	}
+	if p.Hash() != hash {
+		return attest.Policy{}, fmt.Errorf("reading policy %x: the stored bytes are of another policy", hash[:8])
+	}
+	b.policies.put(hash, p)
+	return p, nil
+}
+
+func (b *Broker) decide(ctx context.Context, a *attempt) (door.Grant, error) {
+	if err := b.judge(ctx, a); err != nil {
+		var verdict *attest.Refusal
+		if !errors.As(err, &verdict) {
+			return door.Grant{}, fmt.Errorf("judging a guest of workspace %s: %w", a.challenge.Workspace, err)
+		}
+		return door.Grant{}, b.refuseEvidence(ctx, a, verdict)
+	}
+	var keys volumeKeys
+	if a.challenge.Purpose == door.Unlock && a.version > 0 {
+		var err error
+		if a.key.blob, err = b.blob(ctx, a.source); err != nil {
+			return door.Grant{}, err
+		}
+		if keys, err = a.key.open(ctx, b.Keyring, b.scope(a.site, a.challenge.Workspace, a.version)); err != nil {
+			// The hash was right, so it is the KEK that does not fit: destroyed root, or a row from elsewhere.
+			b.Logger.Error("the volume key does not open", zap.String("workspace", a.challenge.Workspace), zap.Error(err))
+			r := &Refusal{ID: newID(), Code: CodeKeyBlob, Detail: "the wrapped key does not open"}
+			return door.Grant{}, errors.Join(r, b.refuseWithoutEvidence(ctx, a.challenge.Workspace, r))
+		}
+		defer keys.clear()
+	}
+	d, err := b.release(ctx, a, keys)
+	if err != nil {
+		return door.Grant{}, err
+	}
+	receipt, err := b.Log.Wait(ctx, d.entry)
+	if err != nil {
+		// The release is committed and the answer has not left: the same request will be answered.
+		return door.Grant{}, fmt.Errorf("%w: waiting for the checkpoint of a decision: %w", ErrBusy, err)
+	}
+	if d.refusal != nil {
+		return door.Grant{}, d.refusal
+	}
+	b.remember(a)
+	return b.answer(a, d, receipt), nil
+}
+
+// answer signs what may leave. It is called only after the checkpoint.
+func (b *Broker) answer(a *attempt, d decision, receipt audit.Receipt) door.Grant {
+	g := door.Grant{
+		Lease:   door.Lease{ID: d.lease, Until: door.FormatTime(d.until), RenewAfter: door.FormatTime(d.renewAfter)},
+		Sealed:  d.sealed,
+		Context: a.context(),
+		Receipt: receipt.Proof,
+	}
+	door.SignGrant(b.Key, a.req.Challenge, a.nonce, &g)
+	return g
+}
+
+func (a *attempt) context() door.Context {
+	return door.Context{Project: a.project, Volume: a.volumeID, PolicyHash: hexOf(a.policyHash[:])}
+}
+
+// requestHash names the guest that asks: its keys and its REPORT_ID, all of them proved by the report.
+func (a *attempt) requestHash() []byte {
+	h := sha256.Sum256(door.LP([]byte("siesta/request/v1"), []byte(a.req.Challenge), a.result.ReportID[:], []byte(a.req.HPKE.KEM),
+		a.req.HPKE.PublicKey, a.req.SigningKey))
+	return h[:]
+}
+
+func (a *attempt) query() permit.FactQuery {
+	q := permit.FactQuery{Workspace: a.challenge.Workspace, Project: a.project, Dataset: a.dataset, Person: a.owner, Image: a.image, Site: a.site}
+	if a.result != nil {
+		q.Chip = hexOf(a.result.ChipID[:])
+	}
+	return q
+}
+
+// redeliver answers a challenge that is used: the same guest with the same keys gets the same bytes until it has said
+// that it has them. The evidence is judged again, for it is the evidence that says who asks.
+func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, peer string) (door.Grant, error) {
+	var busy bool
+	var d decision
+	var request []byte
+	row := b.DB.QueryRow(ctx, `SELECT c.outcome IS NULL AND c.used_at > now() - interval '30 seconds',
+		coalesce(l.id, ''), coalesce(l.until, now()), coalesce(l.renew_after, now()), coalesce(l.sealed_enc, ''), coalesce(l.sealed_text, ''), coalesce(l.entry, 0), l.request
+		FROM broker_challenge c LEFT JOIN broker_lease l ON l.challenge = c.id AND l.state = 'live' AND l.until > now()
+			AND (c.purpose = 'renew' OR l.sealed_text IS NOT NULL)
+		WHERE c.id = $1 AND c.used_at IS NOT NULL`, req.Challenge)
+	err := row.Scan(&busy, &d.lease, &d.until, &d.renewAfter, &d.sealed.Enc, &d.sealed.Ciphertext, &d.entry, &request)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return door.Grant{}, fmt.Errorf("looking for an earlier answer: %w", err)
+	}
+	if err == nil && busy && d.lease == "" {
+		return door.Grant{}, fmt.Errorf("%w: this request is being answered", ErrBusy)
+	}
+	if err != nil || d.lease == "" {
+		return door.Grant{}, b.anonymous(CodeNonce, peer, "the challenge is unknown, used or expired")
+	}
+	a, err := scanAttempt(b.DB.QueryRow(ctx, `SELECT `+attemptColumns+` FROM broker_challenge c`+attemptJoins+` WHERE c.id = $1`, req.Challenge), req)
+	if err != nil {
+		return door.Grant{}, fmt.Errorf("reading a used challenge: %w", err)
+	}
+	if err := b.judge(ctx, a); err != nil || string(a.requestHash()) != string(request) {
+		return door.Grant{}, b.anonymous(CodeNonce, peer, "the challenge is used, by another guest or with other keys")
+	}
+	receipt, err := b.Log.Wait(ctx, d.entry)
+	if err != nil {
+		return door.Grant{}, fmt.Errorf("%w: waiting for the checkpoint of a release: %w", ErrBusy, err)
+	}
+	return b.answer(a, d, receipt), nil
+}
+
+// remember notes which blobs are stored, so that the next decision does not send them again.
+func (b *Broker) remember(a *attempt) {
+	if n := len(a.evidence.Certificates); n > 0 {
+		b.stored.put(sha256.Sum256(a.evidence.Certificates), true)
+	}
+}
+
+func hexOf(b []byte) string { return hex.EncodeToString(b) }

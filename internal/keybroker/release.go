@@ -1,0 +1,379 @@
+package keybroker
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/door"
+	"github.com/eosc-siesta/siestad/internal/permit"
+	"github.com/eosc-siesta/siestad/internal/postgres"
+)
+
+// decision is what a release transaction came to.
+type decision struct {
+	id                string
+	refusal           *Refusal
+	lease             string
+	until, renewAfter time.Time
+	sealed            door.Box
+	entry             audit.ID
+}
+
+// standing is what the transaction reads, with everything locked that it rests on.
+type standing struct {
+	armState   string
+	armEpoch   int
+	reportID   []byte
+	volume     string
+	headerHash string
+	keyActive  bool
+	lease      *leaseRow // the live one of the volume, if it has not run out
+}
+
+type leaseRow struct {
+	id, workspace        string
+	generation, epoch    int
+	reportID, signingKey []byte
+}
+
+// release is the one transaction of design invariant: facts, decision, lease and audit entry, or none of them. keys is
+// empty for a renewal. A refusal commits, too, with what it changes (a suspension).
+func (b *Broker) release(ctx context.Context, a *attempt, keys volumeKeys) (decision, error) {
+	var d decision
+	err := postgres.InTx(ctx, b.DB, func(tx pgx.Tx) error {
+		d = decision{id: newID()}
+		s, err := readStanding(ctx, tx, a)
+		if err != nil {
+			return err
+		}
+		facts, err := b.Facts.ReleaseFacts(ctx, tx, a.query())
+		if err != nil {
+			return fmt.Errorf("reading the facts: %w", err)
+		}
+		checks, code := judgeFacts(a, s, facts)
+		if code != "" {
+			return b.refuse(ctx, tx, a, &d, s, checks, code)
+		}
+		if a.challenge.Purpose == door.Renew {
+			return b.renew(ctx, tx, a, &d, s, checks)
+		}
+		return b.unlock(ctx, tx, a, &d, s, checks, keys)
+	})
+	if err != nil {
+		return decision{}, fmt.Errorf("deciding about a guest of workspace %s: %w", a.challenge.Workspace, err)
+	}
+	return d, nil
+}
+
+// readStanding locks arm, volume and key, then reads the lease in a statement of its own: it must be seen as it is once
+// the locks are held, not as it was when the first statement began.
+func readStanding(ctx context.Context, tx pgx.Tx, a *attempt) (s standing, err error) {
+	batch := &pgx.Batch{}
+	batch.Queue(`SELECT a.state, a.epoch, a.report_id, v.state, coalesce(v.header_hash, '')
+		FROM broker_arm a JOIN broker_volume v USING (workspace)
+		WHERE a.workspace = $1 AND a.generation = $2 FOR UPDATE OF a FOR SHARE OF v`, a.challenge.Workspace, a.challenge.Generation).
+		QueryRow(func(row pgx.Row) error {
+			return row.Scan(&s.armState, &s.armEpoch, &s.reportID, &s.volume, &s.headerHash)
+		})
+	batch.Queue(`SELECT state = 'active' FROM broker_key WHERE workspace = $1 AND version = $2 FOR SHARE`, a.challenge.Workspace, a.version).
+		Query(func(rows pgx.Rows) error {
+			_, err := pgx.ForEachRow(rows, []any{&s.keyActive}, func() error { return nil })
+			return err
+		})
+	batch.Queue(`SELECT id, workspace, generation, epoch, report_id, signing_key FROM broker_lease
+		WHERE volume_id = $1 AND state = 'live' AND until > now() FOR UPDATE`, a.volumeID).
+		Query(func(rows pgx.Rows) error {
+			var l leaseRow
+			_, err := pgx.ForEachRow(rows, []any{&l.id, &l.workspace, &l.generation, &l.epoch, &l.reportID, &l.signingKey}, func() error {
+				s.lease = &l
+				return nil
+			})
+			return err
+		})
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return standing{}, fmt.Errorf("locking the guest: %w", err)
+	}
+	return s, nil
+}
+
+// judgeFacts lists every fact with its outcome; the code is that of the first that failed, in this order. It changes nothing.
+func judgeFacts(a *attempt, s standing, f permit.FactSet) (checks []attest.Check, code string) {
+	checks = make([]attest.Check, 0, len(a.result.Checks)+8)
+	checks = append(checks, a.result.Checks...)
+	add := func(name, failure string, holds bool, got string) {
+		c := attest.Check{Name: name, Status: attest.Passed, Code: failure, Source: "broker", Got: got}
+		if !holds {
+			c.Status = attest.Failed
+			if code == "" {
+				code = failure
+			}
+		}
+		checks = append(checks, c)
+	}
+	add("key not shredded", CodeWorkspace, s.volume == "open" && s.keyActive, s.volume)
+	add("permit", CodePermit, f.Permit.Holds, f.Permit.Why)
+	add("project", CodeProject, f.Project.Holds, f.Project.Why)
+	add("image", CodeImage, f.Image.Holds, f.Image.Why)
+	add("no freeze", CodeFreeze, f.NoFreeze.Holds, f.NoFreeze.Why)
+	guestCode, guestWhy := judgeGuest(a, s)
+	if guestCode == "" {
+		guestCode = CodeGeneration
+		add("guest", guestCode, true, guestWhy)
+	} else {
+		add("guest", guestCode, false, guestWhy)
+	}
+	holds, why := judgeLease(a, s)
+	add("lease", CodeLease, holds, why)
+	add("header", CodeBinding, a.req.HeaderHash == "" || s.headerHash == "" || a.req.HeaderHash == s.headerHash, "")
+	return checks, code
+}
+
+// judgeGuest decides whether this is the boot that was armed. Until the header of the volume is on record there is
+// nothing on the disk to protect, and a guest that died while formatting may begin again once its lease has run out.
+func judgeGuest(a *attempt, s standing) (code, why string) {
+	same := s.reportID != nil && string(s.reportID) == string(a.result.ReportID[:])
+	switch {
+	case s.armState == stateSuspended:
+		return CodeSuspended, "the generation is suspended"
+	case s.armState != stateArmed && s.armState != stateReleased:
+		return CodeGeneration, "the generation is " + s.armState
+	case s.armEpoch != a.epoch:
+		return CodeGeneration, "the challenge is of an earlier arming"
+	case a.challenge.Purpose == door.Renew:
+		if s.armState != stateReleased || !same {
+			return CodeGeneration, "not the guest that the key was released to"
+		}
+		return "", "the guest that the key was released to"
+	case s.armState == stateArmed:
+		return "", "armed and not yet released"
+	case s.headerHash == "":
+		return "", "released, and not yet formatted"
+	case same:
+		return CodeGeneration, "the key was released to this boot before"
+	}
+	return codeSecondBoot, "a second boot that nobody asked for"
+}
+
+// codeSecondBoot is generation with a consequence; see refuse.
+const codeSecondBoot = "second_boot"
+
+func judgeLease(a *attempt, s standing) (bool, string) {
+	if a.challenge.Purpose == door.Renew {
+		if s.lease == nil {
+			return false, "there is no live lease to renew"
+		}
+		ok := s.lease.workspace == a.challenge.Workspace && s.lease.generation == a.challenge.Generation &&
+			string(s.lease.reportID) == string(a.result.ReportID[:]) && string(s.lease.signingKey) == string(a.req.SigningKey)
+		if !ok {
+			return false, "the live lease belongs to another boot or another signing key"
+		}
+		return true, "held by this guest"
+	}
+	if s.lease != nil {
+		return false, "another holder is live"
+	}
+	return true, "free"
+}
+
+// unlock writes a release. The key is sealed inside the transaction, so that the ciphertext for redelivery commits with
+// everything else; without the broker's signature, which is made after the checkpoint, no guest acts on it.
+func (b *Broker) unlock(ctx context.Context, tx pgx.Tx, a *attempt, d *decision, s standing, checks []attest.Check, keys volumeKeys) error {
+	mode, life := door.Open, b.Lease
+	if s.headerHash == "" {
+		mode, life = door.Initialise, b.InitialiseLease
+	}
+	var err error
+	d.sealed, err = door.Seal(a.req.HPKE, door.GrantInfo(a.context(), a.challenge, a.nonce),
+		door.Sealed{Mode: mode, VolumeSerial: a.serial, LUKSKey: keys.luks, HeaderMACKey: keys.headerMAC, HeaderHash: s.headerHash})
+	if err != nil {
+		return err
+	}
+	d.lease = newID()
+	if d.entry, err = audit.Append(ctx, tx, b.entry(a, d, "key.release", audit.Success, "")); err != nil {
+		return err
+	}
+	batch := &pgx.Batch{}
+	batch.Queue(`UPDATE broker_arm SET state = 'released', report_id = $4, reason = '', changed_at = now()
+		WHERE workspace = $1 AND generation = $2 AND epoch = $3 AND state IN ('armed', 'released')`,
+		a.challenge.Workspace, a.challenge.Generation, a.epoch, a.result.ReportID[:])
+	batch.Queue(`UPDATE broker_lease SET state = 'ended', ended_why = 'expired', sealed_enc = NULL, sealed_text = NULL
+		WHERE volume_id = $1 AND state = 'live' AND until <= now()`, a.volumeID)
+	batch.Queue(`INSERT INTO broker_lease (id, workspace, generation, epoch, volume_id, report_id, signing_key, chip, state, mode, until, renew_after,
+			stage, challenge, request, sealed_enc, sealed_text, entry)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'live', $9, now() + make_interval(secs => $10), now() + make_interval(secs => $10 / 2),
+			'attested', $11, $12, $13, $14, $15) RETURNING until, renew_after`,
+		d.lease, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.volumeID, a.result.ReportID[:], a.req.SigningKey,
+		hexOf(a.result.ChipID[:]), mode, life.Seconds(), a.req.Challenge, a.requestHash(), d.sealed.Enc, d.sealed.Ciphertext, d.entry).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&d.until, &d.renewAfter) })
+	return b.writeDecision(ctx, tx, a, d, batch, "released", "", checks)
+}
+
+// renew gives the holder more time. It also acknowledges the grant: who renews has the key.
+func (b *Broker) renew(ctx context.Context, tx pgx.Tx, a *attempt, d *decision, s standing, checks []attest.Check) error {
+	d.lease = s.lease.id
+	var err error
+	if d.entry, err = audit.Append(ctx, tx, b.entry(a, d, "lease.renew", audit.Success, "")); err != nil {
+		return err
+	}
+	life := b.Lease
+	if s.headerHash == "" {
+		life = b.InitialiseLease
+	}
+	batch := &pgx.Batch{}
+	batch.Queue(`UPDATE broker_lease SET until = now() + make_interval(secs => $2), renew_after = now() + make_interval(secs => $2 / 2),
+			challenge = $3, request = $4, entry = $5, sealed_enc = NULL, sealed_text = NULL
+		WHERE id = $1 AND state = 'live' RETURNING until, renew_after`, d.lease, life.Seconds(), a.req.Challenge, a.requestHash(), d.entry).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&d.until, &d.renewAfter) })
+	return b.writeDecision(ctx, tx, a, d, batch, "renewed", "", checks)
+}
+
+// refuse writes a refusal of genuine evidence. A second boot suspends the generation: renewals of the first are refused
+// from then on, so that its lease dies and a person can look.
+func (b *Broker) refuse(ctx context.Context, tx pgx.Tx, a *attempt, d *decision, s standing, checks []attest.Check, code string) error {
+	second := false
+	for i := range checks {
+		if checks[i].Code == codeSecondBoot {
+			second, checks[i].Code = true, CodeGeneration
+		}
+	}
+	if code == codeSecondBoot {
+		code = CodeGeneration
+	}
+	d.refusal = &Refusal{ID: d.id, Code: code, Detail: failedNames(checks), Checks: checks}
+	batch := &pgx.Batch{}
+	if second {
+		b.Logger.Error("generation suspended after a second boot", zap.String("workspace", a.challenge.Workspace), zap.Int("generation", a.challenge.Generation))
+		batch.Queue(`UPDATE broker_arm SET state = 'suspended', reason = 'a second guest booted that nobody had asked for', changed_at = now()
+			WHERE workspace = $1 AND generation = $2 AND epoch = $3 AND state = 'released'`, a.challenge.Workspace, a.challenge.Generation, s.armEpoch)
+		if _, err := audit.Append(ctx, tx, audit.Entry{Actor: systemActor, Action: "guest.suspend", Object: object(a.challenge.Workspace), Project: a.project,
+			Outcome: audit.Success, Details: map[string]any{"generation": a.challenge.Generation, "decision": d.id}}); err != nil {
+			return err
+		}
+	}
+	action := "key.release"
+	if a.challenge.Purpose == door.Renew {
+		action = "lease.renew"
+	}
+	var err error
+	if d.entry, err = audit.Append(ctx, tx, b.entry(a, d, action, audit.Refused, code)); err != nil {
+		return err
+	}
+	return b.writeDecision(ctx, tx, a, d, batch, "refused", code, checks)
+}
+
+// refuseEvidence records a refusal by the verifier. Somebody who only knows an id can cause these, so beyond a rate they
+// are counted and not stored.
+func (b *Broker) refuseEvidence(ctx context.Context, a *attempt, verdict *attest.Refusal) error {
+	d := decision{id: newID()}
+	r := &Refusal{ID: d.id, Code: verdict.Code, Detail: verdict.Detail, Checks: verdict.Checks}
+	if !b.limits.record(a.challenge.Workspace) {
+		b.aggregate.add(r.Code)
+		if _, err := b.DB.Exec(ctx, `UPDATE broker_challenge SET outcome = 'refused' WHERE id = $1`, a.req.Challenge); err != nil {
+			return fmt.Errorf("closing a challenge: %w", err)
+		}
+		return r
+	}
+	action := "key.release"
+	if a.challenge.Purpose == door.Renew {
+		action = "lease.renew"
+	}
+	err := postgres.InTx(ctx, b.DB, func(tx pgx.Tx) (err error) {
+		if d.entry, err = audit.Append(ctx, tx, b.entry(a, &d, action, audit.Refused, r.Code)); err != nil {
+			return err
+		}
+		return b.writeDecision(ctx, tx, a, &d, &pgx.Batch{}, "refused", r.Code, verdict.Checks)
+	})
+	if err != nil {
+		return fmt.Errorf("recording a refusal of workspace %s: %w", a.challenge.Workspace, err)
+	}
+	if _, err := b.Log.Wait(ctx, d.entry); err != nil {
+		return fmt.Errorf("%w: waiting for the checkpoint of a refusal: %w", ErrBusy, err)
+	}
+	return r
+}
+
+// refuseWithoutEvidence records a refusal whose cause is on our side of the door.
+func (b *Broker) refuseWithoutEvidence(ctx context.Context, workspace string, r *Refusal) error {
+	_, err := b.Log.Refuse(ctx, audit.Entry{Actor: guestActor(workspace), Action: "key.release", Object: object(workspace),
+		Outcome: audit.Refused, Code: r.Code, Details: map[string]any{"decision": r.ID}})
+	if err != nil {
+		return fmt.Errorf("recording a refusal of workspace %s: %w", workspace, err)
+	}
+	return nil
+}
+
+func (b *Broker) entry(a *attempt, d *decision, action string, outcome audit.Outcome, code string) audit.Entry {
+	details := map[string]any{"decision": d.id, "generation": a.challenge.Generation, "epoch": a.epoch,
+		"evidence": hexOf(evidenceDigest(a.evidence)), "policy": hexOf(a.policyHash[:]), "collateral": hexOf(a.collateral[:])}
+	if d.lease != "" {
+		details["lease"] = d.lease
+	}
+	if a.result != nil {
+		details["measurement"] = hexOf(a.result.Measurement[:])
+		if a.result.Simulated {
+			details["simulated"] = true
+		}
+	}
+	return audit.Entry{Actor: guestActor(a.challenge.Workspace), Action: action, Object: object(a.challenge.Workspace), Project: a.project,
+		Outcome: outcome, Code: code, Details: details}
+}
+
+func evidenceDigest(ev attest.Evidence) []byte {
+	h := sha256.Sum256(door.LP([]byte("siesta/stored-evidence/v1"), []byte(ev.TEE), ev.Report, ev.Certificates, ev.EventLog))
+	return h[:]
+}
+
+// writeDecision adds the decision and the bytes that it rests on to batch and sends it: one round trip.
+func (b *Broker) writeDecision(ctx context.Context, tx pgx.Tx, a *attempt, d *decision, batch *pgx.Batch, outcome, code string, checks []attest.Check) error {
+	list, err := json.Marshal(checks)
+	if err != nil {
+		return fmt.Errorf("encoding the checks: %w", err)
+	}
+	keep := func(body []byte) []byte {
+		if len(body) == 0 {
+			return nil
+		}
+		h := sha256.Sum256(body)
+		if _, known := b.stored.get(h); !known {
+			batch.Queue(`INSERT INTO broker_blob (sha256, body) VALUES ($1, $2) ON CONFLICT DO NOTHING`, h[:], body)
+		}
+		return h[:]
+	}
+	report, certificates, log := keep(a.evidence.Report), keep(a.evidence.Certificates), keep(a.evidence.EventLog)
+	var lease *string
+	challengeOutcome := "refused"
+	if outcome != "refused" {
+		lease, challengeOutcome = &d.lease, "granted"
+	}
+	batch.Queue(`INSERT INTO broker_decision (id, workspace, generation, epoch, challenge, purpose, outcome, code, checks, tee, report, certificates,
+			event_log, policy, collateral, report_data, judged_at, lease, entry)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)`,
+		d.id, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.req.Challenge, string(a.challenge.Purpose), outcome, code, list,
+		string(a.evidence.TEE), report, certificates, log, a.policyHash[:], a.collateral[:], a.reportData[:], a.judgedAt, lease, d.entry)
+	batch.Queue(`UPDATE broker_challenge SET outcome = $2 WHERE id = $1`, a.req.Challenge, challengeOutcome)
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("writing the decision: %w", err)
+	}
+	return nil
+}
+
+func failedNames(checks []attest.Check) string {
+	var out string
+	for _, c := range checks {
+		if c.Status == attest.Failed {
+			if out != "" {
+				out += ", "
+			}
+			out += c.Name
+		}
+	}
+	return out
+}
