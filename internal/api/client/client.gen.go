@@ -333,6 +333,9 @@ type AuditEntry struct {
 	Code  *string                `json:"code,omitempty"`
 	Index int64                  `json:"index"`
 
+	// Leaf The entry byte for byte as it was hashed, base64; what siesta-verify wants beside a receipt.
+	Leaf string `json:"leaf"`
+
 	// LeafHash Base64.
 	LeafHash string `json:"leaf_hash"`
 	Object   string `json:"object"`
@@ -506,7 +509,7 @@ type MeKind string
 // Operation defines model for Operation.
 type Operation struct {
 	// AgeSeconds Since its creation, until its end.
-	AgeSeconds float32   `json:"age_seconds"`
+	AgeSeconds float64   `json:"age_seconds"`
 	CreatedAt  time.Time `json:"created_at"`
 
 	// Detail What it waits for.
@@ -687,7 +690,7 @@ type Slug = string
 // Step defines model for Step.
 type Step struct {
 	// AgeSeconds Since its start, until its end.
-	AgeSeconds *float32   `json:"age_seconds,omitempty"`
+	AgeSeconds *float64   `json:"age_seconds,omitempty"`
 	Detail     *string    `json:"detail,omitempty"`
 	EndedAt    *time.Time `json:"ended_at,omitempty"`
 	Name       string     `json:"name"`
@@ -1178,7 +1181,7 @@ type ClientInterface interface {
 
 	// ListAuditEntries List audit entries
 	//
-	// In order of their index. Personal data is shown as commitments.
+	// Newest first. Personal data is shown as commitments.
 	//
 	// Corresponds with GET /v1/audit/entries (the `ListAuditEntries` operationId).
 	ListAuditEntries(ctx context.Context, params *ListAuditEntriesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1525,7 +1528,7 @@ func (c *Client) GetCheckpoint(ctx context.Context, reqEditors ...RequestEditorF
 
 // ListAuditEntries List audit entries
 //
-// In order of their index. Personal data is shown as commitments.
+// Newest first. Personal data is shown as commitments.
 //
 // Corresponds with GET /v1/audit/entries (the `ListAuditEntries` operationId).
 func (c *Client) ListAuditEntries(ctx context.Context, params *ListAuditEntriesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -4568,7 +4571,7 @@ type ClientWithResponsesInterface interface {
 
 	// ListAuditEntriesWithResponse List audit entries
 	//
-	// In order of their index. Personal data is shown as commitments.
+	// Newest first. Personal data is shown as commitments.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -10268,7 +10271,7 @@ func (c *ClientWithResponses) GetCheckpointWithResponse(ctx context.Context, req
 
 // ListAuditEntriesWithResponse List audit entries
 //
-// In order of their index. Personal data is shown as commitments.
+// Newest first. Personal data is shown as commitments.
 //
 // Returns a wrapper object for the known response body format(s).
 //

@@ -1,0 +1,26 @@
+// Package api is the HTTP face of the service: the REST API described in
+// openapi.yaml, and the guests' door.
+//
+// It owns the table idempotency, the tokens' verification, the one table of
+// errors (errors.go) and nothing else: a handler converts, calls a service,
+// converts back. What holds for every request of the API's listener:
+//
+//   - who calls is known from a verified access token before the body is read;
+//   - the body is bounded, free of repeated names and valid by openapi.yaml
+//     before a handler sees it;
+//   - package authz has allowed the operation on this very object before a
+//     service is called; a denial is in the audit log before it is answered;
+//   - a POST's effect, its audit entry and its stored answer commit in one
+//     transaction, so that the same Idempotency-Key can never take effect twice;
+//   - the answer to a policy change waits until its entry stands under a signed
+//     checkpoint;
+//   - a failure here is told to the caller by its request id only.
+//
+// The guests' door has its own listener and no tokens: whom it believes is the
+// business of package keybroker. A guest that is refused learns an id.
+//
+// It trusts the issuers named in the configuration for who somebody is and
+// which roles he or she has, and Postgres for what the services say. Handlers
+// get caller and request through the context, because the generated interface
+// has no other door; no other package reads it from there.
+package api

@@ -1,0 +1,64 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"unicode/utf8"
+)
+
+const maxJSONDepth = 16
+
+// checkJSON refuses what two JSON parsers may read differently: a name given twice in one object, anything after the
+// value, text that is not UTF-8. The validator would let duplicate names through.
+func checkJSON(body []byte) error {
+	if !utf8.Valid(body) {
+		return errors.New("the body is not UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	if err := checkValue(d, 0); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the JSON value")
+	}
+	return nil
+}
+
+func checkValue(d *json.Decoder, depth int) error {
+	if depth > maxJSONDepth {
+		return errors.New("the JSON is nested too deeply")
+	}
+	token, err := d.Token()
+	if err != nil {
+		return errors.New("the body is not JSON")
+	}
+	open, nested := token.(json.Delim)
+	if !nested {
+		return nil
+	}
+	names := map[string]bool{}
+	for d.More() {
+		if open == '{' {
+			token, err := d.Token()
+			name, ok := token.(string)
+			if err != nil || !ok {
+				return errors.New("the body is not JSON")
+			}
+			if names[name] {
+				return fmt.Errorf("the name %.40q is given twice in one object", name)
+			}
+			names[name] = true
+		}
+		if err := checkValue(d, depth+1); err != nil {
+			return err
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return errors.New("the body is not JSON")
+	}
+	return nil
+}
