@@ -93,6 +93,7 @@ func classify(r request, err error) error {
 	var answered gophercloud.ErrUnexpectedResponseCode
 	var reauth *gophercloud.ErrUnableToReauthenticate
 	var host *hostError
+	var body *bodyError
 	var certificate *tls.CertificateVerificationError
 	var op *net.OpError
 	switch {
@@ -110,6 +111,9 @@ func classify(r request, err error) error {
 		e.Reason = reasonIn(r.service, answered.Body)
 	case errors.As(err, &host):
 		e.Kind, e.Reason = Permanent, host.Error()
+	case errors.As(err, &body):
+		// The service sees a broken upload and keeps nothing of it.
+		e.Kind, e.Reason, e.cause = Permanent, "the bytes to send could not be read", body.err
 	case errors.As(err, &certificate):
 		e.Kind, e.Reason = Permanent, "the server's certificate is not valid for it"
 	case errors.As(err, &op) && op.Op == "dial":

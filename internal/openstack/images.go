@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"io"
 	"net/url"
 	"time"
@@ -163,15 +162,8 @@ func (c *Client) fillImage(ctx context.Context, op string, i Image, spec ImageSp
 
 func (c *Client) upload(ctx context.Context, id string, spec ImageSpec) error {
 	const op = "uploading image"
-	body := &reopener{ctx: ctx, open: spec.Open, limit: spec.Size}
-	defer body.close()
-	err := c.send(ctx, request{service: image, op: op, object: spec.Name, method: "PUT", path: []string{"images", id, "file"},
-		raw: body, ok: []int{204}, timeout: uploadTimeout})
-	if body.err != nil {
-		// Glance sees a broken upload and goes back to queued.
-		return &Error{Kind: Permanent, Service: image.name, Op: op, Object: spec.Name, Reason: "its bytes could not be read", cause: body.err}
-	}
-	return err
+	return c.send(ctx, request{service: image, op: op, object: spec.Name, method: "PUT", path: []string{"images", id, "file"},
+		raw: &octets{open: spec.Open, size: spec.Size}, ok: []int{204}, timeout: uploadTimeout})
 }
 
 // Image reads one image.
@@ -220,54 +212,4 @@ func (c *Client) DeleteImage(ctx context.Context, id string) error {
 		return err
 	}
 	return c.remove(ctx, image, op, id, "images", id)
-}
-
-// reopener is the body of an upload. A renewed token makes the library send the request again from the start: an ordinary
-// reader would then be at its end, and an empty image would become active under our id.
-type reopener struct {
-	ctx   context.Context //nolint:containedctx // the body of one request, which lives as long as the request
-	open  func(context.Context) (io.ReadCloser, error)
-	limit int64
-	now   io.ReadCloser
-	read  int64
-	err   error // what reading met, for the caller
-}
-
-var errWrongSize = errors.New("the bytes are not as many as registered")
-
-func (r *reopener) Read(p []byte) (int, error) {
-	if r.err != nil {
-		return 0, r.err
-	}
-	if r.now == nil {
-		if r.now, r.err = r.open(r.ctx); r.err != nil {
-			return 0, r.err
-		}
-	}
-	n, err := r.now.Read(p)
-	r.read += int64(n)
-	if r.read > r.limit || err == io.EOF && r.read != r.limit {
-		r.err = errWrongSize
-		return 0, r.err
-	}
-	if err != nil && err != io.EOF {
-		r.err = err
-	}
-	return n, err
-}
-
-func (r *reopener) Seek(offset int64, whence int) (int64, error) {
-	if offset != 0 || whence != io.SeekStart {
-		return 0, errors.New("only the start can be sought")
-	}
-	r.close()
-	r.read, r.err = 0, nil
-	return 0, nil
-}
-
-func (r *reopener) close() {
-	if r.now != nil {
-		_ = r.now.Close()
-		r.now = nil
-	}
 }

@@ -1,7 +1,9 @@
 package openstack
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -19,8 +21,8 @@ type request struct {
 	method     string
 	path       []string // segments, escaped here
 	query      url.Values
-	body       any           // sent as JSON
-	raw        io.ReadSeeker // or sent as octets; sought back to the start after a renewal of the token
+	body       any     // sent as JSON
+	raw        *octets // or sent as octets
 	accept     string
 	out        any // JSON goes here
 	ok         []int
@@ -28,8 +30,47 @@ type request struct {
 	repeatable bool          // applying it twice is no harm, whatever its method
 }
 
-func withWire(ctx context.Context, service string, timeout time.Duration) context.Context {
-	return context.WithValue(ctx, wireKey{}, wireOptions{service: service, timeout: timeout})
+// octets is a body that can be read again from its start. A request that is refused for its token is sent again, and the
+// transport may by then still be reading the first body: so every attempt opens its own, and none shares a reader.
+type octets struct {
+	open func(context.Context) (io.ReadCloser, error)
+	size int64
+}
+
+func octetsOf(b []byte) *octets {
+	return &octets{size: int64(len(b)), open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }}
+}
+
+// octetReader fails where the bytes are not as many as announced.
+type octetReader struct {
+	src  io.ReadCloser
+	left int64
+}
+
+// bodyError is what reading our own body met; nothing was stored.
+type bodyError struct{ err error }
+
+func (e *bodyError) Error() string { return e.err.Error() }
+func (e *bodyError) Unwrap() error { return e.err }
+
+var errWrongSize = errors.New("the bytes are not as many as registered")
+
+func (r *octetReader) Read(p []byte) (int, error) {
+	n, err := r.src.Read(p)
+	r.left -= int64(n)
+	switch {
+	case r.left < 0, errors.Is(err, io.EOF) && r.left > 0:
+		return 0, &bodyError{errWrongSize}
+	case err != nil && !errors.Is(err, io.EOF):
+		return n, &bodyError{err}
+	}
+	return n, err
+}
+
+func (r *octetReader) Close() error { return r.src.Close() }
+
+func withWire(ctx context.Context, service string) context.Context {
+	return context.WithValue(ctx, wireKey{}, wireOptions{service: service})
 }
 
 // send makes the call, once. Its error is classified.
@@ -61,7 +102,7 @@ func (c *Client) open(ctx context.Context, r request, keepBody bool) (*http.Resp
 	}
 	switch {
 	case r.raw != nil:
-		opts.RawBody = r.raw
+		opts.RawBody = http.NoBody // the wire puts the octets in its place, afresh for each attempt
 		opts.MoreHeaders["Content-Type"] = "application/octet-stream"
 	case r.body != nil:
 		opts.JSONBody = r.body
@@ -69,7 +110,8 @@ func (c *Client) open(ctx context.Context, r request, keepBody bool) (*http.Resp
 	if r.accept != "" {
 		opts.MoreHeaders["Accept"] = r.accept
 	}
-	resp, err := sc.Request(withWire(ctx, r.service.name, r.timeout), r.method, target, opts)
+	ctx = context.WithValue(ctx, wireKey{}, wireOptions{service: r.service.name, timeout: r.timeout, body: r.raw})
+	resp, err := sc.Request(ctx, r.method, target, opts)
 	if err != nil {
 		return nil, classify(r, err)
 	}

@@ -1,7 +1,6 @@
 package openstack
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/subtle"
@@ -149,7 +148,7 @@ func (c *Client) PutSecretPayload(ctx context.Context, id string, payload []byte
 		return unusable(keyManager, op, id, "a payload has 1 to 20000 bytes")
 	}
 	put := c.send(ctx, request{service: keyManager, op: op, object: id, method: "PUT", path: []string{"secrets", id},
-		raw: bytes.NewReader(payload), ok: []int{204}})
+		raw: octetsOf(payload), ok: []int{204}})
 	if kind := KindOf(put); kind != "" && kind != Ambiguous {
 		return put
 	}

@@ -117,8 +117,9 @@ func (c *Client) EnsureServer(ctx context.Context, spec ServerSpec) (Server, err
 	if len(found) == 0 {
 		posted := c.send(ctx, request{service: compute, op: op, object: spec.Name, method: "POST",
 			path: []string{"servers"}, body: spec.body(), ok: []int{202}})
-		// Conflict: the port has a device by now, perhaps from a twin of this very call.
-		if kind := KindOf(posted); kind != "" && kind != Ambiguous && kind != Conflict {
+		// A refusal may be a twin's doing: it took the port (Conflict), or reserved the volumes, which Nova calls a bad
+		// request. So whatever was answered, what is there now decides.
+		if kind := KindOf(posted); kind == Retryable || kind == Forbidden || kind == Quota {
 			return Server{}, posted
 		}
 		if held, found, err = c.serverOf(ctx, op, spec); err != nil {

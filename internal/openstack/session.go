@@ -77,7 +77,7 @@ func (c *Client) authenticatedLocked(ctx context.Context) (*session, error) {
 	provider.HTTPClient = c.http
 	provider.UserAgent.Prepend("siestad")
 	auth := c.auth
-	if err := gopherstack.AuthenticateV3(withWire(ctx, identity.name, 0), provider, &auth, gophercloud.EndpointOpts{}); err != nil {
+	if err := gopherstack.AuthenticateV3(withWire(ctx, identity.name), provider, &auth, gophercloud.EndpointOpts{}); err != nil {
 		return nil, classify(request{service: identity, op: op, method: "POST", repeatable: true}, err)
 	}
 	s := &session{provider: provider, services: map[string]*gophercloud.ServiceClient{}}

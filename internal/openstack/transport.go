@@ -85,6 +85,7 @@ type wireKey struct{}
 type wireOptions struct {
 	service string
 	timeout time.Duration // zero: the client's
+	body    *octets       // nil: what the request carries
 }
 
 var requestID = regexp.MustCompile(`^req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
@@ -104,6 +105,14 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	ctx, cancel := context.WithTimeout(req.Context(), timeout)
 	req = req.Clone(ctx)
+	if opts.body != nil {
+		src, err := opts.body.open(ctx)
+		if err != nil {
+			cancel()
+			return nil, &bodyError{err}
+		}
+		req.Body, req.ContentLength = &octetReader{src: src, left: opts.body.size}, opts.body.size
+	}
 	sent := "req-" + uuid.NewString()
 	req.Header.Set("X-Openstack-Request-Id", sent)
 

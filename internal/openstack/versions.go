@@ -46,7 +46,7 @@ func (c *Client) negotiate(ctx context.Context, provider *gophercloud.ProviderCl
 		u.Path += svc.version + "/"
 	}
 	var answer json.RawMessage
-	_, err = provider.Request(withWire(ctx, svc.name, 0), "GET", u.String(), &gophercloud.RequestOpts{
+	_, err = provider.Request(withWire(ctx, svc.name), "GET", u.String(), &gophercloud.RequestOpts{
 		JSONResponse: &answer,
 		OkCodes:      []int{http.StatusOK, http.StatusMultipleChoices},
 	})

@@ -105,8 +105,8 @@ func (c *Cloud) createImage(in *call) reply {
 	if _, err := uuid.Parse(req.ID); err != nil {
 		return page(400, "Invalid image id format")
 	}
-	if (req.Container == "aki" || req.Container == "ari") && req.Disk != req.Container {
-		return page(400, "Invalid mix of disk and container formats.")
+	if !slices.Contains([]string{"", "aki", "ari", "ami", "bare"}, req.Container) || !slices.Contains([]string{"", "aki", "ari", "ami", "raw", "qcow2"}, req.Disk) {
+		return page(400, "Provided object does not match schema 'image'")
 	}
 	mine := 0
 	for _, i := range c.images {

@@ -380,7 +380,8 @@ func (c *Cloud) serverAction(in *call, s *server) reply {
 			c.after(c.cfg.Latency.Server, func() { c.boot(s) })
 			return reply{status: 202}
 		case "forceDelete":
-			return c.deleteServer(s, false)
+			c.deleteServer(s, false)
+			return reply{status: 202}
 		case "os-getConsoleOutput":
 			lines := 0
 			if opts, ok := argument.(map[string]any); ok {
@@ -455,7 +456,7 @@ func tail(path string, lines int) string {
 		_, _ = f.Seek(-consoleBytes, io.SeekEnd)
 	}
 	raw, _ := io.ReadAll(io.LimitReader(f, consoleBytes))
-	all := strings.SplitAfter(string(raw), "\n")
+	all := strings.SplitAfter(strings.TrimSuffix(string(raw), "\n"), "\n")
 	if lines > 0 && len(all) > lines {
 		all = all[len(all)-lines:]
 	}
