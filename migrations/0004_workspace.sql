@@ -51,7 +51,6 @@ CREATE TABLE workspace_resource (
 CREATE TABLE site_image (
   site     text NOT NULL,
   sha256   bytea NOT NULL CHECK (length(sha256) = 32),
-  image_id text NOT NULL CHECK (image_id <> ''),
   remover  text REFERENCES workspace,
   PRIMARY KEY (site, sha256)
 );

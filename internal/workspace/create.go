@@ -175,8 +175,7 @@ func (s *Service) bind(ctx context.Context, site *Site, r *run) error {
 	if err != nil {
 		return err
 	}
-	err = site.Client.SetBootMetadata(ctx, r.RootID, bootProperties(site.TEE,
-		openstack.ImageID(s.cfg.Installation, img.Kernel.SHA256), openstack.ImageID(s.cfg.Installation, img.Initrd.SHA256), line))
+	err = site.Client.SetBootMetadata(ctx, r.RootID, bootProperties(site.TEE, r.KernelID, r.InitrdID, line))
 	r.Line, r.Measurements = line, measurements
 	return forward(site, err)
 }

@@ -35,6 +35,8 @@ type run struct {
 	FlavorID     string   `json:"flavor_id,omitempty"`
 	VCPUs        int      `json:"vcpus,omitempty"`
 	NetworkID    string   `json:"network_id,omitempty"`
+	KernelID     string   `json:"kernel_id,omitempty"`
+	InitrdID     string   `json:"initrd_id,omitempty"`
 	SecretID     string   `json:"secret_id,omitempty"`
 	GroupID      string   `json:"group_id,omitempty"`
 	PortID       string   `json:"port_id,omitempty"`

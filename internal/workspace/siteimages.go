@@ -23,25 +23,26 @@ func (s *Service) ensureImages(ctx context.Context, site *Site, r *run) error {
 	for _, f := range []struct {
 		file   image.File
 		format string
-	}{{img.Kernel, "aki"}, {img.Initrd, "ari"}} {
-		id := openstack.ImageID(s.cfg.Installation, f.file.SHA256)
-		if err := s.useImage(ctx, r, f.file.SHA256, id); err != nil {
+		id     *string
+	}{{img.Kernel, "aki", &r.KernelID}, {img.Initrd, "ari", &r.InitrdID}} {
+		if err := s.useImage(ctx, r, f.file.SHA256); err != nil {
 			return err
 		}
-		_, err := site.Client.EnsureImage(ctx, openstack.ImageSpec{ID: id, Name: s.imageName(f.file.SHA256), SHA512: hex.EncodeToString(f.file.SHA512[:]),
-			Size: f.file.Size, ContainerFormat: f.format, DiskFormat: f.format,
+		// The id that comes back may be another than the one proposed: Glance never gives a deleted one again.
+		at, err := site.Client.EnsureImage(ctx, openstack.ImageSpec{ID: openstack.ImageID(s.cfg.Installation, f.file.SHA256), Name: s.imageName(f.file.SHA256),
+			SHA512: hex.EncodeToString(f.file.SHA512[:]), Size: f.file.Size, ContainerFormat: f.format, DiskFormat: f.format,
 			Open: func(ctx context.Context) (io.ReadCloser, error) { return s.cfg.Images.Open(ctx, f.file.SHA256) }})
 		if err != nil {
 			return forward(site, err)
 		}
+		*f.id = at.ID
 	}
 	return nil
 }
 
-func (s *Service) useImage(ctx context.Context, r *run, digest [32]byte, id string) error {
+func (s *Service) useImage(ctx context.Context, r *run, digest [32]byte) error {
 	return flow.InTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		a := named{"site": r.Site, "sha256": digest[:], "image_id": id}
-		if err := anyRows(ctx, tx, "image-known", a); err != nil {
+		if err := anyRows(ctx, tx, "image-known", named{"site": r.Site, "sha256": digest[:]}); err != nil {
 			return err
 		}
 		var remover *string
@@ -58,11 +59,7 @@ func (s *Service) useImage(ctx context.Context, r *run, digest [32]byte, id stri
 // releaseImages ends the workspace's use of the site's images and deletes those that nobody uses any more. A crash after
 // the first transaction leaves the workspace as the remover on record, and the next run goes on from there.
 func (s *Service) releaseImages(ctx context.Context, site *Site, r *run) error {
-	type doomed struct {
-		SHA256  []byte
-		ImageID string
-	}
-	var list []doomed
+	var list [][]byte
 	err := flow.InTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		// The rows are locked first, in order: of two workspaces that go at the same time one sees the other's use.
 		for _, q := range []string{"images-lock", "images-release", "images-doom"} {
@@ -74,21 +71,38 @@ func (s *Service) releaseImages(ctx context.Context, site *Site, r *run) error {
 		if err != nil {
 			return err
 		}
-		list, err = pgx.CollectRows(rows, pgx.RowToStructByPos[doomed])
+		list, err = pgx.CollectRows(rows, pgx.RowTo[[]byte])
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("releasing the images at %s: %w", r.Site, err)
 	}
-	for _, d := range list {
-		if err := site.Client.DeleteImage(ctx, d.ImageID); err != nil {
-			if openstack.KindOf(err) == openstack.Conflict {
-				return flow.Again(pollCloud, "an image is still in use at the site")
-			}
+	for _, digest := range list {
+		if err := s.removeImage(ctx, site, s.imageName([32]byte(digest))); err != nil {
 			return err
 		}
 	}
 	return flow.InTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		return anyRows(ctx, tx, "images-removed", named{"workspace": r.Workspace})
 	})
+}
+
+// removeImage deletes every image of the name: the id under which it lies is Glance's business.
+func (s *Service) removeImage(ctx context.Context, site *Site, name string) error {
+	for {
+		i, err := site.Client.ImageByName(ctx, name)
+		id, err := s.orNamed(ctx, site, "image", name, i.ID, err)
+		if absent(err) {
+			return nil
+		}
+		if err == nil {
+			err = site.Client.DeleteImage(ctx, id)
+		}
+		if openstack.KindOf(err) == openstack.Conflict {
+			return flow.Again(pollCloud, "the image is busy at the site: "+err.Error())
+		}
+		if err != nil {
+			return fmt.Errorf("deleting image %s: %w", name, err)
+		}
+	}
 }
