@@ -31,8 +31,10 @@ func (c *Client) SetBootMetadata(ctx context.Context, volumeID string, propertie
 		return nil
 	}
 	action := func(body map[string]any) error {
-		return c.send(ctx, request{service: volume, op: op, object: volumeID, method: "POST",
-			path: []string{"volumes", volumeID, "action"}, body: body, ok: []int{200, 202}, repeatable: true})
+		return c.send(ctx, request{
+			service: volume, op: op, object: volumeID, method: "POST",
+			path: []string{"volumes", volumeID, "action"}, body: body, ok: []int{200, 202}, repeatable: true,
+		})
 	}
 	for key := range v.ImageMetadata {
 		if _, wanted := properties[key]; wanted {

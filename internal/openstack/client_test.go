@@ -185,8 +185,14 @@ func TestRuleForms(t *testing.T) {
 			t.Errorf("%+v becomes %+v, %v", r, n, err)
 		}
 	}
-	for _, r := range []Rule{{}, {Direction: "egress"}, {Direction: "up", EtherType: "IPv4"}, {Direction: "egress", EtherType: "IPv4", PortMin: 2, PortMax: 1},
-		{Direction: "egress", EtherType: "IPv4", RemotePrefix: "::/0"}, {Direction: "egress", EtherType: "IPv4", RemotePrefix: "everyone"}} {
+	for _, r := range []Rule{
+		{},
+		{Direction: "egress"},
+		{Direction: "up", EtherType: "IPv4"},
+		{Direction: "egress", EtherType: "IPv4", PortMin: 2, PortMax: 1},
+		{Direction: "egress", EtherType: "IPv4", RemotePrefix: "::/0"},
+		{Direction: "egress", EtherType: "IPv4", RemotePrefix: "everyone"},
+	} {
 		if _, err := r.normal(); err == nil {
 			t.Errorf("%+v is accepted", r)
 		}

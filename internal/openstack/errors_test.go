@@ -80,14 +80,16 @@ func TestErrorsKeepSecrets(t *testing.T) {
 	const canary = "canary-7d1f"
 	for _, svc := range []service{identity, keyManager} {
 		err := classify(request{service: svc, method: "POST", op: "storing"}, gophercloud.ErrUnexpectedResponseCode{
-			Actual: 400, Body: []byte(`{"error": {"message": "` + canary + `"}}`), URL: "http://x/" + canary, ResponseHeader: http.Header{}})
+			Actual: 400, Body: []byte(`{"error": {"message": "` + canary + `"}}`), URL: "http://x/" + canary, ResponseHeader: http.Header{},
+		})
 		if strings.Contains(fmt.Sprintf("%v %+v", err, err), canary) {
 			t.Errorf("%s: %v carries the body", svc.name, err)
 		}
 	}
 	long := `{"badRequest": {"message": "one\ntwo ` + strings.Repeat("é", 5000) + `"}}`
 	err := classify(request{service: compute, method: "POST", op: "creating server", object: "s"}, gophercloud.ErrUnexpectedResponseCode{
-		Actual: 400, Body: []byte(long), ResponseHeader: http.Header{"X-Openstack-Request-Id": {"req-00000000-0000-4000-8000-000000000000"}}})
+		Actual: 400, Body: []byte(long), ResponseHeader: http.Header{"X-Openstack-Request-Id": {"req-00000000-0000-4000-8000-000000000000"}},
+	})
 	if s := err.Error(); len(s) > 500 || strings.ContainsAny(s, "\né") || !strings.Contains(s, "badRequest: one two") || !strings.Contains(s, "req-00000000") {
 		t.Errorf("error text is %q", s)
 	}

@@ -162,8 +162,10 @@ func (c *Client) fillImage(ctx context.Context, op string, i Image, spec ImageSp
 
 func (c *Client) upload(ctx context.Context, id string, spec ImageSpec) error {
 	const op = "uploading image"
-	return c.send(ctx, request{service: image, op: op, object: spec.Name, method: "PUT", path: []string{"images", id, "file"},
-		raw: &octets{open: spec.Open, size: spec.Size}, ok: []int{204}, timeout: uploadTimeout})
+	return c.send(ctx, request{
+		service: image, op: op, object: spec.Name, method: "PUT", path: []string{"images", id, "file"},
+		raw: &octets{open: spec.Open, size: spec.Size}, ok: []int{204}, timeout: uploadTimeout,
+	})
 }
 
 // Image reads one image.

@@ -68,6 +68,43 @@ func (c *Client) Leftovers(ctx context.Context) ([]Resource, error) {
 	return all, nil
 }
 
+// Named lists what bears exactly that name, of one kind as Leftovers calls it. It is the cheap way to find one thing.
+func (c *Client) Named(ctx context.Context, kind, name string) ([]Resource, error) {
+	const op = "finding by name"
+	if err := c.nameable(kind, op, name); err != nil {
+		return nil, err
+	}
+	if kind == "secret" {
+		secrets, err := c.secretsLike(ctx, op, name)
+		var found []Resource
+		for _, s := range secrets {
+			if s.Name == name {
+				found = append(found, Resource{keyManager.name, kind, s.id, name})
+			}
+		}
+		return found, err
+	}
+	exact := url.Values{"name": {name}}
+	list := map[string]struct {
+		svc   service
+		path  []string
+		key   string
+		query url.Values
+	}{
+		"server":         {compute, []string{"servers", "detail"}, "servers", url.Values{"name": {"^" + regexp.QuoteMeta(name) + "$"}}},
+		"volume":         {volume, []string{"volumes", "detail"}, "volumes", exact},
+		"port":           {network, []string{"ports"}, "ports", exact},
+		"security group": {network, []string{"security-groups"}, "security_groups", exact},
+		"image":          {image, []string{"images"}, "images", exact},
+	}
+	l, known := list[kind]
+	if !known {
+		return nil, &Error{Kind: Permanent, Service: kind, Op: op, Object: name, Reason: "there is no such kind"}
+	}
+	found, err := c.listNamed(ctx, l.svc, kind, l.path, l.key, l.query)
+	return slices.DeleteFunc(found, func(r Resource) bool { return r.Name != name }), err
+}
+
 // listNamed pages through a list by marker, with URLs of our own making: the links in answers are not followed.
 func (c *Client) listNamed(ctx context.Context, svc service, kind string, path []string, key string, query url.Values) ([]Resource, error) {
 	op := "listing " + kind + "s"

@@ -61,10 +61,12 @@ func (c *Client) Network(ctx context.Context, nameOrID string) (Network, error) 
 	if !uuidForm.MatchString(n.ID) || len(n.Subnets) > 256 {
 		return Network{}, unusable(network, op, nameOrID, "the answer is not a network")
 	}
-	out := Network{ID: n.ID, Name: clean(n.Name, 255), Status: clean(n.Status, 32), ProjectID: clean(n.ProjectID, 64),
+	out := Network{
+		ID: n.ID, Name: clean(n.Name, 255), Status: clean(n.Status, 32), ProjectID: clean(n.ProjectID, 64),
 		AdminStateUp: n.AdminStateUp, Shared: n.Shared,
 		// A cloud without the extension has nothing that could be switched off.
-		PortSecurity: n.PortSecurity == nil || *n.PortSecurity}
+		PortSecurity: n.PortSecurity == nil || *n.PortSecurity,
+	}
 	for _, s := range n.Subnets {
 		out.Subnets = append(out.Subnets, clean(s, 36))
 	}

@@ -99,8 +99,10 @@ func (c *Client) EnsureSecret(ctx context.Context, name string) (id string, err 
 		return "", err
 	}
 	if len(found) == 0 {
-		posted := c.send(ctx, request{service: keyManager, op: op, object: name, method: "POST", path: []string{"secrets"},
-			body: map[string]any{"name": name, "secret_type": "opaque"}, ok: []int{201}})
+		posted := c.send(ctx, request{
+			service: keyManager, op: op, object: name, method: "POST", path: []string{"secrets"},
+			body: map[string]any{"name": name, "secret_type": "opaque"}, ok: []int{201},
+		})
 		if kind := KindOf(posted); kind != "" && kind != Ambiguous {
 			return "", posted
 		}
@@ -147,8 +149,10 @@ func (c *Client) PutSecretPayload(ctx context.Context, id string, payload []byte
 	if len(payload) == 0 || len(payload) > MaxSecretPayload {
 		return unusable(keyManager, op, id, "a payload has 1 to 20000 bytes")
 	}
-	put := c.send(ctx, request{service: keyManager, op: op, object: id, method: "PUT", path: []string{"secrets", id},
-		raw: octetsOf(payload), ok: []int{204}})
+	put := c.send(ctx, request{
+		service: keyManager, op: op, object: id, method: "PUT", path: []string{"secrets", id},
+		raw: octetsOf(payload), ok: []int{204},
+	})
 	if kind := KindOf(put); kind != "" && kind != Ambiguous {
 		return put
 	}
@@ -170,8 +174,10 @@ func (c *Client) SecretPayload(ctx context.Context, id string) ([]byte, error) {
 	if err := identifier(keyManager, op, id); err != nil {
 		return nil, err
 	}
-	r := request{service: keyManager, op: op, object: id, method: "GET", path: []string{"secrets", id, "payload"},
-		accept: "application/octet-stream", ok: []int{200}}
+	r := request{
+		service: keyManager, op: op, object: id, method: "GET", path: []string{"secrets", id, "payload"},
+		accept: "application/octet-stream", ok: []int{200},
+	}
 	resp, err := c.open(ctx, r, true)
 	if err != nil {
 		return nil, err
@@ -199,8 +205,10 @@ func (c *Client) SetSecretACL(ctx context.Context, id string, users []string) er
 		}
 	}
 	body := map[string]any{"read": map[string]any{"users": append([]string{}, users...), "project-access": false}}
-	err := c.send(ctx, request{service: keyManager, op: op, object: id, method: "PUT", path: []string{"secrets", id, "acl"},
-		body: body, ok: []int{200}, repeatable: true})
+	err := c.send(ctx, request{
+		service: keyManager, op: op, object: id, method: "PUT", path: []string{"secrets", id, "acl"},
+		body: body, ok: []int{200}, repeatable: true,
+	})
 	if err != nil {
 		return err
 	}
@@ -245,8 +253,10 @@ func (c *Client) AddConsumer(ctx context.Context, id string, consumer Consumer) 
 	if err := identifier(keyManager, op, id); err != nil {
 		return err
 	}
-	return c.send(ctx, request{service: keyManager, op: op, object: id, method: "POST", path: []string{"secrets", id, "consumers"},
-		body: consumer.body(), ok: []int{200, 201}, repeatable: true})
+	return c.send(ctx, request{
+		service: keyManager, op: op, object: id, method: "POST", path: []string{"secrets", id, "consumers"},
+		body: consumer.body(), ok: []int{200, 201}, repeatable: true,
+	})
 }
 
 // RemoveConsumer removes a consumer; absence is success.
@@ -255,8 +265,10 @@ func (c *Client) RemoveConsumer(ctx context.Context, id string, consumer Consume
 	if err := identifier(keyManager, op, id); err != nil {
 		return err
 	}
-	err := c.send(ctx, request{service: keyManager, op: op, object: id, method: "DELETE", path: []string{"secrets", id, "consumers"},
-		body: consumer.body(), ok: []int{200, 204}})
+	err := c.send(ctx, request{
+		service: keyManager, op: op, object: id, method: "DELETE", path: []string{"secrets", id, "consumers"},
+		body: consumer.body(), ok: []int{200, 204},
+	})
 	if KindOf(err) == NotFound {
 		return nil
 	}

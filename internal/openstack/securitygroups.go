@@ -254,8 +254,10 @@ func (c *Client) repairRules(ctx context.Context, g groupWire, wanted map[Rule]b
 			continue
 		}
 		changed = true
-		err := c.send(ctx, request{service: network, op: "creating security group rule", object: g.Name, method: "POST",
-			path: []string{"security-group-rules"}, body: r.body(g.ID), ok: []int{201}})
+		err := c.send(ctx, request{
+			service: network, op: "creating security group rule", object: g.Name, method: "POST",
+			path: []string{"security-group-rules"}, body: r.body(g.ID), ok: []int{201},
+		})
 		// Conflict: the rule exists. Ambiguous: the reading back will tell.
 		if kind := KindOf(err); kind != "" && kind != Conflict && kind != Ambiguous {
 			return changed, err

@@ -79,9 +79,11 @@ func (w serverWire) check(op, asked string) (Server, error) {
 	if !uuidForm.MatchString(w.ID) || len(w.Metadata) > 256 || len(w.Volumes) > 64 || len(w.Flavor.ExtraSpecs) > 256 {
 		return Server{}, unusable(compute, op, asked, "the answer is not a server")
 	}
-	s := Server{ID: w.ID, Name: clean(w.Name, 255), Status: clean(w.Status, 32), VMState: clean(w.VMState, 32),
+	s := Server{
+		ID: w.ID, Name: clean(w.Name, 255), Status: clean(w.Status, 32), VMState: clean(w.VMState, 32),
 		Fault: clean(w.Fault.Message, 240), FaultCode: w.Fault.Code, Metadata: w.Metadata,
-		FlavorSpecs: w.Flavor.ExtraSpecs, FlavorVCPUs: w.Flavor.VCPUs}
+		FlavorSpecs: w.Flavor.ExtraSpecs, FlavorVCPUs: w.Flavor.VCPUs,
+	}
 	if w.TaskState != nil {
 		s.TaskState = clean(*w.TaskState, 64)
 	}
@@ -115,8 +117,10 @@ func (c *Client) EnsureServer(ctx context.Context, spec ServerSpec) (Server, err
 		return Server{}, err
 	}
 	if len(found) == 0 {
-		posted := c.send(ctx, request{service: compute, op: op, object: spec.Name, method: "POST",
-			path: []string{"servers"}, body: spec.body(), ok: []int{202}})
+		posted := c.send(ctx, request{
+			service: compute, op: op, object: spec.Name, method: "POST",
+			path: []string{"servers"}, body: spec.body(), ok: []int{202},
+		})
 		// A refusal may be a twin's doing: it took the port (Conflict), or reserved the volumes, which Nova calls a bad
 		// request. So whatever was answered, what is there now decides.
 		if kind := KindOf(posted); kind == Retryable || kind == Forbidden || kind == Quota {
@@ -257,8 +261,10 @@ func (c *Client) serverAction(ctx context.Context, op, id, action string, argume
 	if err := identifier(compute, op, id); err != nil {
 		return err
 	}
-	return c.send(ctx, request{service: compute, op: op, object: id, method: "POST", path: []string{"servers", id, "action"},
-		body: map[string]any{action: argument}, ok: []int{200, 202}, repeatable: true})
+	return c.send(ctx, request{
+		service: compute, op: op, object: id, method: "POST", path: []string{"servers", id, "action"},
+		body: map[string]any{action: argument}, ok: []int{200, 202}, repeatable: true,
+	})
 }
 
 // power asks for a state, and takes it as success that the server is in it already, or on its way.
@@ -299,9 +305,11 @@ func (c *Client) ConsoleLog(ctx context.Context, id string, lines int) (string, 
 	var doc struct {
 		Output string `json:"output"`
 	}
-	err := c.send(ctx, request{service: compute, op: op, object: id, method: "POST", path: []string{"servers", id, "action"},
+	err := c.send(ctx, request{
+		service: compute, op: op, object: id, method: "POST", path: []string{"servers", id, "action"},
 		body: map[string]any{"os-getConsoleOutput": map[string]any{"length": strconv.Itoa(min(max(lines, 1), maxConsoleLines))}},
-		out:  &doc, ok: []int{200}, repeatable: true})
+		out:  &doc, ok: []int{200}, repeatable: true,
+	})
 	if err != nil {
 		return "", err
 	}

@@ -46,10 +46,13 @@ func (c *Client) negotiate(ctx context.Context, provider *gophercloud.ProviderCl
 		u.Path += svc.version + "/"
 	}
 	var answer json.RawMessage
-	_, err = provider.Request(withWire(ctx, svc.name), "GET", u.String(), &gophercloud.RequestOpts{
+	resp, err := provider.Request(withWire(ctx, svc.name), "GET", u.String(), &gophercloud.RequestOpts{
 		JSONResponse: &answer,
 		OkCodes:      []int{http.StatusOK, http.StatusMultipleChoices},
 	})
+	if resp != nil {
+		_ = resp.Body.Close() // read to its end already
+	}
 	if err != nil {
 		return "", classify(request{service: svc, op: "reading versions", method: "GET"}, err)
 	}
@@ -66,8 +69,10 @@ func (c *Client) negotiate(ctx context.Context, provider *gophercloud.ProviderCl
 	}
 	minimum, _ := parseMicroversion(svc.minimum)
 	if high.less(minimum) || wanted.less(low) {
-		return "", &Error{Kind: Permanent, Service: svc.name, Op: "reading versions", Object: c.cfg.Site,
-			Reason: fmt.Sprintf("the site offers microversions %s to %s; %s to %s are needed", low, high, svc.minimum, svc.wanted)}
+		return "", &Error{
+			Kind: Permanent, Service: svc.name, Op: "reading versions", Object: c.cfg.Site,
+			Reason: fmt.Sprintf("the site offers microversions %s to %s; %s to %s are needed", low, high, svc.minimum, svc.wanted),
+		}
 	}
 	if wanted.less(high) {
 		high = wanted

@@ -64,9 +64,11 @@ func (w volumeWire) check(op, asked string) (Volume, error) {
 	if !uuidForm.MatchString(w.ID) || w.Size < 0 || len(w.Metadata) > 256 || len(w.ImageMetadata) > 256 || len(w.Attachments) > 64 {
 		return Volume{}, unusable(volume, op, asked, "the answer is not a volume")
 	}
-	v := Volume{ID: w.ID, Name: clean(w.Name, 255), Status: clean(w.Status, 32), Size: w.Size, Type: clean(w.Type, 255),
+	v := Volume{
+		ID: w.ID, Name: clean(w.Name, 255), Status: clean(w.Status, 32), Size: w.Size, Type: clean(w.Type, 255),
 		Bootable: strings.EqualFold(w.Bootable, "true"), MultiAttach: w.MultiAttach, Encrypted: w.Encrypted,
-		Metadata: w.Metadata, ImageMetadata: w.ImageMetadata}
+		Metadata: w.Metadata, ImageMetadata: w.ImageMetadata,
+	}
 	// A time that does not parse sorts first, as the zero value; the id then decides.
 	v.CreatedAt, _ = time.Parse("2006-01-02T15:04:05.999999", w.CreatedAt)
 	for _, a := range w.Attachments {
@@ -117,8 +119,10 @@ func (c *Client) EnsureVolume(ctx context.Context, spec VolumeSpec) (Volume, err
 		if spec.Type != "" {
 			v["volume_type"] = spec.Type
 		}
-		posted := c.send(ctx, request{service: volume, op: op, object: spec.Name, method: "POST",
-			path: []string{"volumes"}, body: map[string]any{"volume": v}, ok: []int{202}})
+		posted := c.send(ctx, request{
+			service: volume, op: op, object: spec.Name, method: "POST",
+			path: []string{"volumes"}, body: map[string]any{"volume": v}, ok: []int{202},
+		})
 		if kind := KindOf(posted); kind != "" && kind != Ambiguous {
 			return Volume{}, posted
 		}

@@ -118,8 +118,10 @@ func (in *call) secretRef(s *secret) string { return in.base + "/key-manager/v1/
 
 func showSecret(in *call, s *secret) map[string]any {
 	stamp := s.Created.Format("2006-01-02T15:04:05")
-	out := map[string]any{"secret_ref": in.secretRef(s), "name": s.Name, "status": "ACTIVE", "secret_type": s.Type, "created": stamp, "updated": stamp,
-		"creator_id": s.Creator, "algorithm": nil, "bit_length": nil, "mode": nil, "expiration": nil, "consumers": s.consumers}
+	out := map[string]any{
+		"secret_ref": in.secretRef(s), "name": s.Name, "status": "ACTIVE", "secret_type": s.Type, "created": stamp, "updated": stamp,
+		"creator_id": s.Creator, "algorithm": nil, "bit_length": nil, "mode": nil, "expiration": nil, "consumers": s.consumers,
+	}
 	if len(s.payload) > 0 {
 		out["content_types"] = map[string]string{"default": s.contentType}
 	}

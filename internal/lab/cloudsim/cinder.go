@@ -61,7 +61,8 @@ func (c *Cloud) cinder(in *call, path []string) reply {
 		n, gib := c.volumeUse(in.project())
 		return reply{status: 200, body: map[string]any{"limits": map[string]any{"rate": []any{}, "absolute": map[string]any{
 			"maxTotalVolumes": limit(c.cfg.Quotas.Volumes, 1000), "totalVolumesUsed": n,
-			"maxTotalVolumeGigabytes": limit(c.cfg.Quotas.VolumeGiB, 100000), "totalGigabytesUsed": gib}}}}
+			"maxTotalVolumeGigabytes": limit(c.cfg.Quotas.VolumeGiB, 100000), "totalGigabytesUsed": gib,
+		}}}}
 	}
 	return reply{status: 404, body: failure("itemNotFound", 404, "The resource could not be found.")}
 }
@@ -81,9 +82,11 @@ func showVolume(v *vol) map[string]any {
 	if v.Server != "" && v.Status == "in-use" {
 		attachments = append(attachments, map[string]any{"server_id": v.Server, "volume_id": v.ID, "id": v.ID})
 	}
-	out := map[string]any{"id": v.ID, "name": v.Name, "status": v.Status, "size": v.Size, "volume_type": v.Type, "bootable": fmt.Sprint(v.Bootable),
+	out := map[string]any{
+		"id": v.ID, "name": v.Name, "status": v.Status, "size": v.Size, "volume_type": v.Type, "bootable": fmt.Sprint(v.Bootable),
 		"multiattach": v.MultiAttach, "encrypted": v.Encrypted, "metadata": v.Metadata, "attachments": attachments,
-		"created_at": v.Created.Format("2006-01-02T15:04:05.000000"), "os-vol-tenant-attr:tenant_id": v.Project}
+		"created_at": v.Created.Format("2006-01-02T15:04:05.000000"), "os-vol-tenant-attr:tenant_id": v.Project,
+	}
 	if len(v.Image) > 0 {
 		out["volume_image_metadata"] = v.Image
 	}
@@ -145,8 +148,10 @@ func (c *Cloud) createVolume(in *call) reply {
 	if most := limit(c.cfg.Quotas.VolumeGiB, 100000); gib+q.Size > most {
 		return over(fmt.Sprintf("VolumeSizeExceedsAvailableQuota: Requested volume or snapshot exceeds allowed gigabytes quota. Requested %dG, quota is %dG and %dG has been consumed.", q.Size, most, gib))
 	}
-	v := &vol{ID: newID(), Name: q.Name, Project: in.project(), Status: "creating", Type: typ.Name, Size: q.Size, MultiAttach: typ.MultiAttach, Encrypted: typ.Encrypted,
-		Metadata: q.Metadata, Image: map[string]string{}}
+	v := &vol{
+		ID: newID(), Name: q.Name, Project: in.project(), Status: "creating", Type: typ.Name, Size: q.Size, MultiAttach: typ.MultiAttach, Encrypted: typ.Encrypted,
+		Metadata: q.Metadata, Image: map[string]string{},
+	}
 	if v.Metadata == nil {
 		v.Metadata = map[string]string{}
 	}

@@ -121,6 +121,16 @@ func TestForeignThingsStay(t *testing.T) {
 	}
 	mine, err := c.Leftovers(t.Context())
 	must(t, err)
+	for _, r := range mine {
+		found, err := c.Named(t.Context(), r.Kind, r.Name)
+		must(t, err)
+		if len(found) != 1 || found[0] != r {
+			t.Errorf("%+v is found by name as %+v", r, found)
+		}
+	}
+	if found, err := c.Named(t.Context(), "port", prefix+"port-g77"); err != nil || len(found) != 0 {
+		t.Errorf("a port that is not there: %+v, %v", found, err)
+	}
 	if len(mine) != 6 { // two volumes, two images, port, group
 		t.Errorf("%d are listed as ours, want 6: %+v", len(mine), mine)
 	}
@@ -150,8 +160,11 @@ func TestVolumesThatAreRefused(t *testing.T) {
 func TestPreflight(t *testing.T) {
 	snp := map[string]string{"hw:mem_encryption": "true", "hw:mem_encryption_model": "amd-sev-snp"}
 	cfg := cloudsim.Config{
-		Flavors: []cloudsim.Flavor{{ID: "1", Name: "snp", VCPUs: 2, RAMMiB: 512, ExtraSpecs: snp}, {ID: "2", Name: "dropped", VCPUs: 2, RAMMiB: 512},
-			{ID: "3", Name: "sev", VCPUs: 2, RAMMiB: 512, ExtraSpecs: map[string]string{"hw:mem_encryption": "true"}}},
+		Flavors: []cloudsim.Flavor{
+			{ID: "1", Name: "snp", VCPUs: 2, RAMMiB: 512, ExtraSpecs: snp},
+			{ID: "2", Name: "dropped", VCPUs: 2, RAMMiB: 512},
+			{ID: "3", Name: "sev", VCPUs: 2, RAMMiB: 512, ExtraSpecs: map[string]string{"hw:mem_encryption": "true"}},
+		},
 		VolumeTypes: []cloudsim.VolumeType{{Name: "plain"}, {Name: "shared", MultiAttach: true}},
 	}
 	s := newSite(t, cfg)

@@ -264,8 +264,10 @@ func (c *Cloud) Created(kind string) int {
 func (c *Cloud) Living(kind string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return map[string]int{"server": len(c.servers), "volume": len(c.volumes), "port": len(c.ports), "security group": len(c.groups) - len(c.projects),
-		"image": len(c.images), "secret": len(c.secrets)}[kind]
+	return map[string]int{
+		"server": len(c.servers), "volume": len(c.volumes), "port": len(c.ports), "security group": len(c.groups) - len(c.projects),
+		"image": len(c.images), "secret": len(c.secrets),
+	}[kind]
 }
 
 // CloudsYAML is a clouds.yaml with one entry per name, for a cloud that listens at url.

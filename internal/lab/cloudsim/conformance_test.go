@@ -30,11 +30,14 @@ func newSite(t *testing.T, cfg cloudsim.Config) *site {
 	srv := httptest.NewServer(cloud)
 	t.Cleanup(func() { srv.Close(); cloud.Close() })
 	project, keys := cloud.AddProject("siesta"), cloud.AddProject("siesta-keys")
-	s := &site{Cloud: cloud, host: strings.TrimPrefix(srv.URL, "http://"), clouds: filepath.Join(cfg.Dir, "clouds.yaml"),
-		network: cloud.AddNetwork(project, "siesta"), cred: cloud.AddCredential(project, "prov", "member", "reader")}
+	s := &site{
+		Cloud: cloud, host: strings.TrimPrefix(srv.URL, "http://"), clouds: filepath.Join(cfg.Dir, "clouds.yaml"),
+		network: cloud.AddNetwork(project, "siesta"), cred: cloud.AddCredential(project, "prov", "member", "reader"),
+	}
 	raw := cloudsim.CloudsYAML(srv.URL, map[string]*cloudsim.Credential{
 		"prov": s.cred, "keys": cloud.AddCredential(keys, "broker", "member", "creator"),
-		"colleague": cloud.AddCredential(keys, "colleague", "member", "creator"), "stranger": cloud.AddCredential(project, "stranger", "member", "creator")})
+		"colleague": cloud.AddCredential(keys, "colleague", "member", "creator"), "stranger": cloud.AddCredential(project, "stranger", "member", "creator"),
+	})
 	if err := os.WriteFile(s.clouds, raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -57,8 +60,10 @@ func TestConformance(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, cfg)
-			conformance.Run(t, conformance.Target{CloudsFile: s.clouds, Entry: "prov", KeysEntry: "keys", Hosts: []string{s.host}, Network: s.network,
-				Flavor: "siesta.small", Wait: 10 * time.Second, Poll: 2 * time.Millisecond})
+			conformance.Run(t, conformance.Target{
+				CloudsFile: s.clouds, Entry: "prov", KeysEntry: "keys", Hosts: []string{s.host}, Network: s.network,
+				Flavor: "siesta.small", Wait: 10 * time.Second, Poll: 2 * time.Millisecond,
+			})
 		})
 	}
 }

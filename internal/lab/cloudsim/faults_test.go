@@ -27,11 +27,13 @@ type stage struct {
 
 func image(name, content string) openstack.ImageSpec {
 	short, long := sha256.Sum256([]byte(content)), sha512.Sum512([]byte(content))
-	return openstack.ImageSpec{ID: openstack.ImageID("test0001", short), Name: prefix + name, SHA512: hex.EncodeToString(long[:]), Size: int64(len(content)),
+	return openstack.ImageSpec{
+		ID: openstack.ImageID("test0001", short), Name: prefix + name, SHA512: hex.EncodeToString(long[:]), Size: int64(len(content)),
 		ContainerFormat: "aki", DiskFormat: "aki",
 		Open: func(context.Context) (io.ReadCloser, error) {
 			return io.NopCloser(bytes.NewReader([]byte(content))), nil
-		}}
+		},
+	}
 }
 
 func (s *site) portSpec(group string) openstack.PortSpec {

@@ -29,9 +29,11 @@ func (c *Cloud) imageFile(id string) string { return filepath.Join(c.cfg.Dir, "i
 
 // page is Glance's kind of error: a small HTML page.
 func page(status int, message string) reply {
-	return reply{status: status, header: map[string]string{"Content-Type": "text/html; charset=UTF-8"},
+	return reply{
+		status: status, header: map[string]string{"Content-Type": "text/html; charset=UTF-8"},
 		raw: []byte(fmt.Sprintf("<html>\n <head>\n  <title>%d %s</title>\n </head>\n <body>\n  <h1>%d %s</h1>\n  %s<br /><br />\n </body>\n</html>",
-			status, http.StatusText(status), status, http.StatusText(status), message))}
+			status, http.StatusText(status), status, http.StatusText(status), message)),
+	}
 }
 
 func (c *Cloud) glance(in *call, path []string) reply {
@@ -64,9 +66,11 @@ func (c *Cloud) glance(in *call, path []string) reply {
 }
 
 func showImage(i *img) map[string]any {
-	out := map[string]any{"id": i.ID, "name": i.Name, "status": i.Status, "owner": i.Project, "visibility": "private", "protected": false, "tags": []string{},
+	out := map[string]any{
+		"id": i.ID, "name": i.Name, "status": i.Status, "owner": i.Project, "visibility": "private", "protected": false, "tags": []string{},
 		"container_format": i.Container, "disk_format": i.Disk, "size": nil, "checksum": nil, "os_hash_algo": nil, "os_hash_value": nil,
-		"created_at": i.Created.Format("2006-01-02T15:04:05Z"), "self": "/v2/images/" + i.ID, "schema": "/v2/schemas/image"}
+		"created_at": i.Created.Format("2006-01-02T15:04:05Z"), "self": "/v2/images/" + i.ID, "schema": "/v2/schemas/image",
+	}
 	if i.Status == "active" {
 		out["size"], out["os_hash_algo"], out["os_hash_value"] = i.Size, "sha512", i.Hash
 	}

@@ -74,7 +74,7 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case fault != nil && fault.Status != 0:
 		answer = reply{status: fault.Status, raw: []byte(fault.Body), header: fault.Header}
 	default:
-		answer = c.serve(name, segments[1:], r)
+		answer = c.serve(name, segments[1:], r) //nolint:contextcheck // a server's stop outlives the request that asked for it
 	}
 	if fault != nil && fault.DropAnswer {
 		if h, ok := w.(http.Hijacker); ok {
@@ -128,7 +128,7 @@ func (c *Cloud) serve(name string, path []string, r *http.Request) reply {
 		return c.keystone(in, path)
 	}
 	if len(path) <= 1 {
-		if doc, ok := c.versions(name, path, in); ok {
+		if doc, ok := c.versions(name, path); ok {
 			return doc
 		}
 	}
@@ -164,7 +164,7 @@ func (c *Cloud) serve(name string, path []string, r *http.Request) reply {
 }
 
 // versions answers the documents that need no token, in the form that each service gives them.
-func (c *Cloud) versions(name string, path []string, in *call) (reply, bool) {
+func (c *Cloud) versions(name string, path []string) (reply, bool) {
 	entry := map[string]any{"status": "CURRENT"}
 	switch name {
 	case "compute":

@@ -34,16 +34,20 @@ func TestLabConformance(t *testing.T) {
 // TestLabPreflight reads a real site.
 func TestLabPreflight(t *testing.T) {
 	client := func(entry string) *openstack.Client {
-		c, err := openstack.New(openstack.Config{Site: "lab", Installation: "preflite", CloudsFile: setting(t, "SIESTA_LAB_CLOUDS"), CloudsEntry: entry,
-			Region: setting(t, "SIESTA_LAB_REGION"), AllowedHosts: []string{"127.0.0.1"}, Timeout: 2 * time.Minute})
+		c, err := openstack.New(openstack.Config{
+			Site: "lab", Installation: "preflite", CloudsFile: setting(t, "SIESTA_LAB_CLOUDS"), CloudsEntry: entry,
+			Region: setting(t, "SIESTA_LAB_REGION"), AllowedHosts: []string{"127.0.0.1"}, Timeout: 2 * time.Minute,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return c
 	}
 	prov, keys := client(setting(t, "SIESTA_LAB_PROV")), client(setting(t, "SIESTA_LAB_KEYS"))
-	spec := openstack.PreflightSpec{Roles: []string{"member"}, TEE: "simulated", Flavors: []string{setting(t, "SIESTA_LAB_FLAVOR")},
-		Network: setting(t, "SIESTA_LAB_NETWORK"), VolumeType: setting(t, "SIESTA_LAB_VOLUME_TYPE"), Need: openstack.Need{Servers: 1, VCPUs: 1, Volumes: 2, VolumeGiB: 2}}
+	spec := openstack.PreflightSpec{
+		Roles: []string{"member"}, TEE: "simulated", Flavors: []string{setting(t, "SIESTA_LAB_FLAVOR")},
+		Network: setting(t, "SIESTA_LAB_NETWORK"), VolumeType: setting(t, "SIESTA_LAB_VOLUME_TYPE"), Need: openstack.Need{Servers: 1, VCPUs: 1, Volumes: 2, VolumeGiB: 2},
+	}
 	check := func(r openstack.Report, err error) {
 		t.Helper()
 		if err != nil {

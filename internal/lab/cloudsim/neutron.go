@@ -85,8 +85,10 @@ func matches(in *call, fields map[string]string) bool {
 
 func (c *Cloud) readNetworks(in *call, id string) reply {
 	show := func(n *netw) map[string]any {
-		return map[string]any{"id": n.ID, "name": n.Name, "status": "ACTIVE", "admin_state_up": true, "shared": false, "project_id": n.Project,
-			"tenant_id": n.Project, "port_security_enabled": true, "subnets": []string{n.Subnet}, "router:external": false}
+		return map[string]any{
+			"id": n.ID, "name": n.Name, "status": "ACTIVE", "admin_state_up": true, "shared": false, "project_id": n.Project,
+			"tenant_id": n.Project, "port_security_enabled": true, "subnets": []string{n.Subnet}, "router:external": false,
+		}
 	}
 	if id != "" {
 		n := c.networks[id]
@@ -114,9 +116,11 @@ func showPort(p *port) map[string]any {
 	if p.Device != "" {
 		status = "ACTIVE"
 	}
-	return map[string]any{"id": p.ID, "name": p.Name, "network_id": p.Network, "mac_address": p.MAC, "device_id": p.Device, "device_owner": p.Owner,
+	return map[string]any{
+		"id": p.ID, "name": p.Name, "network_id": p.Network, "mac_address": p.MAC, "device_id": p.Device, "device_owner": p.Owner,
 		"status": status, "admin_state_up": true, "project_id": p.Project, "tenant_id": p.Project, "security_groups": p.Groups, "port_security_enabled": true,
-		"allowed_address_pairs": []any{}, "fixed_ips": []any{map[string]any{"ip_address": p.IP, "subnet_id": newID()}}}
+		"allowed_address_pairs": []any{}, "fixed_ips": []any{map[string]any{"ip_address": p.IP, "subnet_id": newID()}},
+	}
 }
 
 func (c *Cloud) readPorts(in *call, id string) reply {
@@ -209,8 +213,10 @@ func showRule(g *group, r *rule) map[string]any {
 		}
 		return s
 	}
-	return map[string]any{"id": r.ID, "security_group_id": g.ID, "direction": r.Direction, "ethertype": r.EtherType, "protocol": text(r.Protocol),
-		"port_range_min": r.Min, "port_range_max": r.Max, "remote_ip_prefix": text(r.Prefix), "remote_group_id": text(r.RemoteGroup), "remote_address_group_id": nil}
+	return map[string]any{
+		"id": r.ID, "security_group_id": g.ID, "direction": r.Direction, "ethertype": r.EtherType, "protocol": text(r.Protocol),
+		"port_range_min": r.Min, "port_range_max": r.Max, "remote_ip_prefix": text(r.Prefix), "remote_group_id": text(r.RemoteGroup), "remote_address_group_id": nil,
+	}
 }
 
 func showGroup(g *group) map[string]any {
@@ -218,8 +224,10 @@ func showGroup(g *group) map[string]any {
 	for _, r := range g.rules {
 		rules = append(rules, showRule(g, r))
 	}
-	return map[string]any{"id": g.ID, "name": g.Name, "description": g.Description, "project_id": g.Project, "stateful": true,
-		"created_at": g.Created.Format("2006-01-02T15:04:05Z"), "security_group_rules": rules}
+	return map[string]any{
+		"id": g.ID, "name": g.Name, "description": g.Description, "project_id": g.Project, "stateful": true,
+		"created_at": g.Created.Format("2006-01-02T15:04:05Z"), "security_group_rules": rules,
+	}
 }
 
 func (c *Cloud) readGroups(in *call, id string) reply {
@@ -248,7 +256,8 @@ func (c *Cloud) readGroups(in *call, id string) reply {
 func (c *Cloud) newGroupLocked(project, name, description string) *group {
 	now, seq := c.tick()
 	g := &group{ID: newID(), Name: name, Description: description, Project: project, Created: now, seq: seq, rules: []*rule{
-		{ID: newID(), Direction: "egress", EtherType: "IPv4"}, {ID: newID(), Direction: "egress", EtherType: "IPv6"}}}
+		{ID: newID(), Direction: "egress", EtherType: "IPv4"}, {ID: newID(), Direction: "egress", EtherType: "IPv6"},
+	}}
 	c.groups[g.ID] = g
 	return g
 }

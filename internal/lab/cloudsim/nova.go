@@ -67,7 +67,8 @@ func (c *Cloud) novaLimits(in *call) reply {
 	return reply{status: 200, body: map[string]any{"limits": map[string]any{"rate": []any{}, "absolute": map[string]any{
 		"maxTotalInstances": limit(c.cfg.Quotas.Servers, 1000), "totalInstancesUsed": n,
 		"maxTotalCores": limit(c.cfg.Quotas.VCPUs, 100000), "totalCoresUsed": cores,
-		"maxTotalRAMSize": limit(c.cfg.Quotas.RAMMiB, 100000000), "totalRAMUsed": ram}}}}
+		"maxTotalRAMSize": limit(c.cfg.Quotas.RAMMiB, 100000000), "totalRAMUsed": ram,
+	}}}}
 }
 
 func (c *Cloud) serverUse(project string) (n, cores, ram int) {
@@ -119,10 +120,12 @@ func showServer(s *server) map[string]any {
 	if specs == nil {
 		specs = map[string]string{}
 	}
-	out := map[string]any{"id": s.ID, "name": s.Name, "status": s.Status, "OS-EXT-STS:task_state": task, "OS-EXT-STS:vm_state": s.VM, "metadata": s.Metadata,
+	out := map[string]any{
+		"id": s.ID, "name": s.Name, "status": s.Status, "OS-EXT-STS:task_state": task, "OS-EXT-STS:vm_state": s.VM, "metadata": s.Metadata,
 		"created": s.Created.Format(time.RFC3339), "tenant_id": s.Project, "image": "", "config_drive": "", "locked": false,
 		"os-extended-volumes:volumes_attached": volumes,
-		"flavor":                               map[string]any{"original_name": s.Flavor.Name, "vcpus": s.Flavor.VCPUs, "ram": s.Flavor.RAMMiB, "extra_specs": specs}}
+		"flavor":                               map[string]any{"original_name": s.Flavor.Name, "vcpus": s.Flavor.VCPUs, "ram": s.Flavor.RAMMiB, "extra_specs": specs},
+	}
 	if s.Status == "ERROR" {
 		out["fault"] = map[string]any{"code": 500, "message": s.Fault, "created": s.Created.Format(time.RFC3339)}
 	}
@@ -248,8 +251,10 @@ func (c *Cloud) createServer(in *call) reply {
 	} else {
 		c.after(c.cfg.Latency.Server, func() { c.spawn(s) })
 	}
-	return reply{status: 202, header: map[string]string{"Location": in.base + "/compute/v2.1/servers/" + s.ID},
-		body: map[string]any{"server": map[string]any{"id": s.ID, "links": []any{}, "OS-DCF:diskConfig": "MANUAL", "security_groups": []any{}, "adminPass": hexID()[:12]}}}
+	return reply{
+		status: 202, header: map[string]string{"Location": in.base + "/compute/v2.1/servers/" + s.ID},
+		body: map[string]any{"server": map[string]any{"id": s.ID, "links": []any{}, "OS-DCF:diskConfig": "MANUAL", "security_groups": []any{}, "adminPass": hexID()[:12]}},
+	}
 }
 
 // keepBootFiles gives the server its own names for kernel and initrd, as a compute host does: the images may be deleted
@@ -315,8 +320,10 @@ func (c *Cloud) boot(s *server) {
 		running()
 		return
 	}
-	spec := BootSpec{Server: s.ID, Name: s.Name, Append: s.properties["os_command_line"], VCPUs: s.Flavor.VCPUs, MemMiB: s.Flavor.RAMMiB,
-		MAC: c.macOf(s), Kernel: s.kernel, Initrd: s.ramdisk, GuestAgentChannel: s.properties["hw_qemu_guest_agent"] == "yes", Console: c.console(s)}
+	spec := BootSpec{
+		Server: s.ID, Name: s.Name, Append: s.properties["os_command_line"], VCPUs: s.Flavor.VCPUs, MemMiB: s.Flavor.RAMMiB,
+		MAC: c.macOf(s), Kernel: s.kernel, Initrd: s.ramdisk, GuestAgentChannel: s.properties["hw_qemu_guest_agent"] == "yes", Console: c.console(s),
+	}
 	for _, id := range s.Volumes {
 		spec.Disks = append(spec.Disks, Disk{Path: c.volumeFile(id), Serial: id[:20]})
 	}

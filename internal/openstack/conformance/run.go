@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/eosc-siesta/siestad/internal/openstack"
+	"github.com/eosc-siesta/siestad/internal/openstack" //nolint:depguard // the suite drives the package beside which it lies
 )
 
 func random() string {
@@ -58,8 +58,10 @@ func (s *suite) sweep(t *testing.T) {
 					continue
 				}
 				t.Logf("removing %s %s", r.Kind, r.Name)
-				remove := map[string]func(context.Context, string) error{"server": c.DeleteServer, "port": c.DeletePort, "volume": c.DeleteVolume,
-					"security group": c.DeleteSecurityGroup, "image": c.DeleteImage, "secret": c.DeleteSecret}[kind]
+				remove := map[string]func(context.Context, string) error{
+					"server": c.DeleteServer, "port": c.DeletePort, "volume": c.DeleteVolume,
+					"security group": c.DeleteSecurityGroup, "image": c.DeleteImage, "secret": c.DeleteSecret,
+				}[kind]
 				if err := remove(ctx, r.ID); err != nil {
 					t.Logf("removing it: %v", err)
 				}
@@ -100,8 +102,10 @@ func (s *suite) refusals(t *testing.T) {
 		{"name filter is a regular expression", "GET", "compute", "/servers/detail?name=(", nil, nil, 400},
 		{"no such server", "GET", "compute", "/servers/" + nowhere, nil, nil, 404},
 		{"no such flavor", "GET", "compute", "/flavors/siesta-none", nil, nil, 404},
-		{"server of unknown flavor", "POST", "compute", "/servers", map[string]any{"server": map[string]any{"name": "x", "flavorRef": nowhere, "networks": []any{map[string]any{"port": nowhere}},
-			"block_device_mapping_v2": []any{map[string]any{"uuid": nowhere, "source_type": "volume", "destination_type": "volume", "boot_index": 0}}}}, map[string]string{"X-OpenStack-Nova-API-Version": "2.90"}, 400},
+		{"server of unknown flavor", "POST", "compute", "/servers", map[string]any{"server": map[string]any{
+			"name": "x", "flavorRef": nowhere, "networks": []any{map[string]any{"port": nowhere}},
+			"block_device_mapping_v2": []any{map[string]any{"uuid": nowhere, "source_type": "volume", "destination_type": "volume", "boot_index": 0}},
+		}}, map[string]string{"X-OpenStack-Nova-API-Version": "2.90"}, 400},
 		{"no such volume", "GET", "volumev3", "/volumes/" + nowhere, nil, nil, 404},
 		{"volume of no size", "POST", "volumev3", "/volumes", map[string]any{"volume": map[string]any{"name": "x", "size": 0}}, nil, 400},
 		{"volume of unknown type", "POST", "volumev3", "/volumes", map[string]any{"volume": map[string]any{"name": "x", "size": 1, "volume_type": "siesta-none"}}, nil, 404},
@@ -270,8 +274,10 @@ func (s *suite) securityGroup(t *testing.T) {
 	if !reflect.DeepEqual(again, with) || !reflect.DeepEqual(read, with) {
 		t.Errorf("ensured again %+v, read %+v, want %+v", again, read, with)
 	}
-	rule := map[string]any{"security_group_rule": map[string]any{"security_group_id": g.ID, "direction": "egress", "ethertype": "IPv4", "protocol": "tcp",
-		"port_range_min": 8443, "port_range_max": 8443, "remote_ip_prefix": "10.0.2.2/32"}}
+	rule := map[string]any{"security_group_rule": map[string]any{
+		"security_group_id": g.ID, "direction": "egress", "ethertype": "IPv4", "protocol": "tcp",
+		"port_range_min": 8443, "port_range_max": 8443, "remote_ip_prefix": "10.0.2.2/32",
+	}}
 	if status, answer := s.raw.do(t, "POST", "network", "/v2.0/security-group-rules", rule, nil); status != 409 {
 		t.Errorf("the same rule again: %d %v, want 409", status, answer)
 	}
@@ -322,7 +328,7 @@ func (s *suite) volumes(t *testing.T) {
 	if again.ID != v.ID || v.MultiAttach || v.Encrypted || !maps.Equal(v.Metadata, spec.Metadata) {
 		t.Errorf("first %+v, again %+v", v, again)
 	}
-	s.available(t, v.ID)
+	s.available(ctx, t, v.ID)
 	other := spec
 	other.SizeGiB = 2
 	_, err = s.cloud.EnsureVolume(ctx, other)
@@ -348,10 +354,10 @@ func (s *suite) volumes(t *testing.T) {
 	wantKind(t, err, openstack.NotFound)
 }
 
-func (s *suite) available(t *testing.T, id string) {
+func (s *suite) available(ctx context.Context, t *testing.T, id string) {
 	t.Helper()
 	s.eventually(t, "an available volume", func() bool {
-		v, err := s.cloud.Volume(t.Context(), id)
+		v, err := s.cloud.Volume(ctx, id)
 		must(t, err)
 		must(t, v.Err())
 		return v.Status == "available" && len(v.Attachments) == 0

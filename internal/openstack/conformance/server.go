@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/eosc-siesta/siestad/internal/openstack"
+	"github.com/eosc-siesta/siestad/internal/openstack" //nolint:depguard // the suite drives the package beside which it lies
 )
 
 // server goes the way of a workspace: group, port, images, volumes, boot metadata, server, stop, start, delete.
@@ -34,14 +34,16 @@ func (s *suite) server(t *testing.T) {
 	volume := func(role string) string {
 		v, err := s.cloud.EnsureVolume(ctx, openstack.VolumeSpec{Name: s.prefix + "w-" + role + "-g1", SizeGiB: 1, Type: s.VolumeType, Metadata: map[string]string{"siesta.role": role}})
 		must(t, err)
-		s.available(t, v.ID)
+		s.available(ctx, t, v.ID)
 		return v.ID
 	}
 	root, data := volume("root"), volume("data")
 	flavor, err := s.cloud.Flavor(ctx, s.Flavor)
 	must(t, err)
-	spec := openstack.ServerSpec{Name: s.prefix + "w-server-g1", FlavorID: flavor.ID, PortID: port.ID, RootVolumeID: root, DataVolumeID: data,
-		Metadata: map[string]string{"siesta.gen": "1"}}
+	spec := openstack.ServerSpec{
+		Name: s.prefix + "w-server-g1", FlavorID: flavor.ID, PortID: port.ID, RootVolumeID: root, DataVolumeID: data,
+		Metadata: map[string]string{"siesta.gen": "1"},
+	}
 	_, err = s.cloud.EnsureServer(ctx, spec)
 	wantKind(t, err, openstack.Permanent) // the root volume is not bootable yet
 	must(t, s.cloud.SetBootMetadata(ctx, root, map[string]string{"kernel_id": kernel.ID, "ramdisk_id": initrd.ID, "os_command_line": "console=ttyS0 siesta.ws=conformance"}))
@@ -83,8 +85,8 @@ func (s *suite) server(t *testing.T) {
 		return err != nil
 	})
 	must(t, s.cloud.DeleteServer(ctx, srv.ID))
-	s.available(t, root)
-	s.available(t, data)
+	s.available(ctx, t, root)
+	s.available(ctx, t, data)
 	s.eventually(t, "a free port", func() bool {
 		p, err := s.cloud.Port(ctx, port.ID)
 		must(t, err)
@@ -115,8 +117,10 @@ func (s *suite) held(t *testing.T, spec openstack.ServerSpec, id string) {
 	if status, answer := s.raw.do(t, "DELETE", "volumev3", "/volumes/"+spec.DataVolumeID, nil, nil); status != 400 {
 		t.Errorf("deleting a volume in use: %d %v, want 400", status, answer)
 	}
-	thief := map[string]any{"server": map[string]any{"name": "thief", "flavorRef": spec.FlavorID, "networks": []any{map[string]any{"port": spec.PortID}},
-		"block_device_mapping_v2": []any{map[string]any{"uuid": spec.RootVolumeID, "source_type": "volume", "destination_type": "volume", "boot_index": 0}}}}
+	thief := map[string]any{"server": map[string]any{
+		"name": "thief", "flavorRef": spec.FlavorID, "networks": []any{map[string]any{"port": spec.PortID}},
+		"block_device_mapping_v2": []any{map[string]any{"uuid": spec.RootVolumeID, "source_type": "volume", "destination_type": "volume", "boot_index": 0}},
+	}}
 	if status, answer := s.raw.do(t, "POST", "compute", "/servers", thief, map[string]string{"X-OpenStack-Nova-API-Version": "2.90"}); status < 400 {
 		t.Errorf("a second server on the port and disk: %d %v, want a refusal", status, answer)
 	}

@@ -16,7 +16,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/eosc-siesta/siestad/internal/openstack"
+	"github.com/eosc-siesta/siestad/internal/openstack" //nolint:depguard // the suite drives the package beside which it lies
 )
 
 // Target is the cloud under test.
@@ -50,16 +50,20 @@ func newSuite(t *testing.T, target Target) *suite {
 	// The installation is the run's own, so that runs beside each other and remains of earlier ones do not meet.
 	installation := random()[:8]
 	client := func(entry string) *openstack.Client {
-		c, err := openstack.New(openstack.Config{Site: entry, Installation: installation, CloudsFile: target.CloudsFile, CloudsEntry: entry,
-			Region: target.Region, AllowedHosts: target.Hosts, Timeout: 2 * time.Minute})
+		c, err := openstack.New(openstack.Config{
+			Site: entry, Installation: installation, CloudsFile: target.CloudsFile, CloudsEntry: entry,
+			Region: target.Region, AllowedHosts: target.Hosts, Timeout: 2 * time.Minute,
+		})
 		must(t, err)
 		return c
 	}
 	if target.Kernel == nil {
 		target.Kernel, target.Initrd = Kernel(), []byte("no archive")
 	}
-	return &suite{Target: target, cloud: client(target.Entry), keys: client(target.KeysEntry), prefix: "siesta-v1-" + installation + "-",
-		raw: newPlain(t, target.CloudsFile, target.Entry), rawKey: newPlain(t, target.CloudsFile, target.KeysEntry)}
+	return &suite{
+		Target: target, cloud: client(target.Entry), keys: client(target.KeysEntry), prefix: "siesta-v1-" + installation + "-",
+		raw: newPlain(t, target.CloudsFile, target.Entry), rawKey: newPlain(t, target.CloudsFile, target.KeysEntry),
+	}
 }
 
 // Banner is what Kernel writes to the serial console.
@@ -93,9 +97,11 @@ func Kernel() []byte {
 func (s *suite) imageSpec(suffix string, format string, content []byte) openstack.ImageSpec {
 	digest, long := sha256.Sum256(content), sha512.Sum512(content)
 	installation := strings.Split(s.prefix, "-")[2]
-	return openstack.ImageSpec{ID: openstack.ImageID(installation, digest), Name: s.prefix + suffix, SHA512: hex.EncodeToString(long[:]),
+	return openstack.ImageSpec{
+		ID: openstack.ImageID(installation, digest), Name: s.prefix + suffix, SHA512: hex.EncodeToString(long[:]),
 		Size: int64(len(content)), ContainerFormat: format, DiskFormat: format,
-		Open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }}
+		Open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
+	}
 }
 
 // eventually polls until done, and fails the test at the target's patience.
@@ -172,8 +178,10 @@ func newPlain(t *testing.T, file, entry string) *plain {
 
 func (p *plain) authenticate(t *testing.T, id, secret string) (int, map[string]any, http.Header) {
 	t.Helper()
-	body := map[string]any{"auth": map[string]any{"identity": map[string]any{"methods": []string{"application_credential"},
-		"application_credential": map[string]any{"id": id, "secret": secret}}}}
+	body := map[string]any{"auth": map[string]any{"identity": map[string]any{
+		"methods":                []string{"application_credential"},
+		"application_credential": map[string]any{"id": id, "secret": secret},
+	}}}
 	return p.send(t, "POST", strings.TrimRight(p.auth, "/")+"/auth/tokens", body, nil)
 }
 
