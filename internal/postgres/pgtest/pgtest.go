@@ -18,12 +18,16 @@ import (
 	"github.com/eosc-siesta/siestad/migrations"
 )
 
-const patience = 2 * time.Minute
+const (
+	patience = 2 * time.Minute
+	keep     = 60
+)
 
 var (
 	shared    = sync.OnceValues(start)
 	templated = sync.OnceValues(makeTemplate)
 	serial    atomic.Int64
+	abandoned atomic.Int64
 )
 
 // New returns a pool on a fresh, migrated database that lives as long as the test.
@@ -81,9 +85,7 @@ func Database(ctx context.Context, migrated bool) (dsn string, drop func() error
 	if err := server.exec(ctx, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", name, template)); err != nil {
 		return "", nil, err
 	}
-	drop = func() error {
-		return server.exec(context.Background(), fmt.Sprintf("DROP DATABASE %s WITH (FORCE)", name))
-	}
+	drop = func() error { return server.abandon(name) }
 	return server.dsn(name), drop, nil
 }
 
@@ -126,6 +128,17 @@ func migrationsHash(files fs.FS) (string, error) {
 
 func (c *cluster) dsn(database string) string {
 	return fmt.Sprintf("host=%s port=%d user=%s dbname=%s pool_max_conns=16", c.socket, port, superuser, database)
+}
+
+// abandon ends a database's sessions and leaves its files to the end of the
+// cluster: every DROP DATABASE would force a checkpoint on all other tests.
+// Beyond keep databases the disk counts for more.
+func (c *cluster) abandon(name string) error {
+	ctx := context.Background()
+	if abandoned.Add(1) > keep {
+		return c.exec(ctx, fmt.Sprintf("DROP DATABASE %s WITH (FORCE)", name))
+	}
+	return c.exec(ctx, fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '%s'", name))
 }
 
 // exec runs one statement on a short-lived connection to the maintenance database.
