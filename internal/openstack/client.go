@@ -103,6 +103,12 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
+// String and GoString keep the credential out of whatever prints a client.
+func (c *Client) String() string { return "openstack site " + c.cfg.Site }
+
+// GoString is String: %#v prints fields otherwise.
+func (c *Client) GoString() string { return c.String() }
+
 // Site returns the configured name of the site.
 func (c *Client) Site() string { return c.cfg.Site }
 

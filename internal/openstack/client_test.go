@@ -2,6 +2,7 @@ package openstack
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/url"
 	"os"
@@ -44,6 +45,9 @@ func TestNew(t *testing.T) {
 	}
 	if c.cfg.Region != "One" || !c.auth.AllowReauth || c.auth.Scope != nil {
 		t.Errorf("region %q, auth %v", c.cfg.Region, c.auth.AllowReauth)
+	}
+	if printed := fmt.Sprintf("%v %+v %#v %s", c, c, c, c); strings.Contains(printed, "secret-canary") {
+		t.Errorf("a printed client shows its credential: %s", printed)
 	}
 	file := write(t, "auth_url: https://keystone.example:5000/v3\napplication_credential_id: id\napplication_credential_secret: secret-canary\n")
 	if _, err := New(Config{Site: "s", Installation: "abcd1234", ApplicationCredentialFile: file, AllowedHosts: []string{"keystone.example:5000"}}); err != nil {

@@ -85,6 +85,7 @@ type Cloud struct {
 
 	mu       sync.Mutex
 	closed   bool
+	quit     chan struct{} // closed with it
 	work     sync.WaitGroup
 	seq      int64 // orders what was created within one tick of the clock
 	projects map[string]*project
@@ -147,6 +148,7 @@ func New(cfg Config) (*Cloud, error) {
 	}
 	return &Cloud{
 		cfg:      cfg,
+		quit:     make(chan struct{}),
 		projects: map[string]*project{}, creds: map[string]*Credential{}, tokens: map[string]*token{},
 		servers: map[string]*server{}, volumes: map[string]*vol{}, networks: map[string]*netw{}, ports: map[string]*port{},
 		groups: map[string]*group{}, images: map[string]*img{}, buried: map[string]bool{}, secrets: map[string]*secret{},
@@ -157,7 +159,10 @@ func New(cfg Config) (*Cloud, error) {
 // Close ends every machine and waits for what is still going on.
 func (c *Cloud) Close() {
 	c.mu.Lock()
-	c.closed = true
+	if !c.closed {
+		c.closed = true
+		close(c.quit)
+	}
 	for _, s := range c.servers {
 		if s.machine != nil {
 			s.machine.Kill()
@@ -172,9 +177,14 @@ func (c *Cloud) after(d time.Duration, fn func()) {
 	if c.closed {
 		return
 	}
-	c.work.Add(1)
-	time.AfterFunc(d, func() {
-		defer c.work.Done()
+	c.work.Go(func() {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-c.quit:
+			return
+		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if !c.closed {
@@ -289,8 +299,4 @@ func limit(configured, otherwise int) int {
 		return 0
 	}
 	return configured
-}
-
-func deadline(d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), d)
 }
