@@ -1,0 +1,263 @@
+package api
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+func TestGoodTokens(t *testing.T) {
+	f := newFakeIssuer(t)
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	f.signers = append(f.signers, signer{"rs", jose.RS256, rsaKey}, signer{"ps", jose.PS256, rsaKey})
+	f.signers[1].key, f.signers[2].key = rsaKey.Public(), rsaKey.Public()
+	tokens, err := newTokens([]Issuer{f.config()}, time.Now)
+	must(t, err)
+	base := f.claims("ann", "researcher", "operator", "researcher", "admin")
+	for name, token := range map[string]string{
+		"ES256":         f.token(t, base),
+		"RS256":         signed(t, signer{"rs", jose.RS256, rsaKey}, map[string]any{"typ": "JWT"}, base),
+		"PS256":         signed(t, signer{"ps", jose.PS256, rsaKey}, map[string]any{"typ": "JWT"}, base),
+		"at+jwt":        signed(t, f.signers[0], map[string]any{"typ": "at+jwt"}, base),
+		"no header typ": signed(t, f.signers[0], nil, base),
+		"aud a string":  f.token(t, changed(base, "aud", "siestad")),
+	} {
+		c, err := tokens.verify(context.Background(), token)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if c.Subject != f.url+"|ann" || c.Kind != "person" || !slices.Equal(c.Roles, []string{"researcher", "operator"}) {
+			t.Errorf("%s: %+v", name, c)
+		}
+	}
+	c, err := tokens.verify(context.Background(), f.token(t, changed(base, "preferred_username", "service-account-portal")))
+	if err != nil || c.Kind != "service" {
+		t.Errorf("a service account: %v %v", c.Kind, err)
+	}
+	// realm_access and other clients' roles are not ours.
+	c, err = tokens.verify(context.Background(), f.token(t, changed(base, "resource_access", map[string]any{"account": map[string]any{"roles": []string{"operator"}}})))
+	if err != nil || len(c.Roles) != 0 {
+		t.Errorf("roles of other clients: %v %v", c.Roles, err)
+	}
+}
+
+func changed(claims map[string]any, name string, value any) map[string]any {
+	c := maps.Clone(claims)
+	if c[name] = value; value == nil {
+		delete(c, name)
+	}
+	return c
+}
+
+// TestBadTokens is the corpus: every one is refused, most with the word that says why.
+func TestBadTokens(t *testing.T) {
+	f, stranger := newFakeIssuer(t), newFakeIssuer(t)
+	good := f.claims("ann", "operator")
+	now := time.Now().Unix()
+	small, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	must(t, err)
+	f.signers = append(f.signers, signer{"es384", jose.ES384, p384})
+	valid := f.token(t, good)
+	parts := strings.Split(valid, ".")
+	segment := func(v any) string {
+		data, err := json.Marshal(v)
+		must(t, err)
+		return base64.RawURLEncoding.EncodeToString(data)
+	}
+	with := func(name string, value any) string { return f.token(t, changed(good, name, value)) }
+	hmacKey := make([]byte, 32)
+	raw := func(payload string) string { return signed(t, f.signers[0], nil, []byte(payload)) }
+	base, err := json.Marshal(good)
+	must(t, err)
+
+	corpus := []struct {
+		name, token string
+		want        tokenFault // empty: any
+	}{
+		{"none at all", "", faultAbsent},
+		{"one word", "x", faultMalformed},
+		{"two parts", parts[0] + "." + parts[1], faultMalformed},
+		{"four parts", valid + ".x", faultMalformed},
+		{"five parts (a JWE)", "a.b.c.d.e", faultMalformed},
+		{"empty parts", "..", ""},
+		{"too long", strings.Repeat("a", maxToken+1), faultMalformed},
+		{"white space inside", parts[0] + ". " + parts[1] + "." + parts[2], faultMalformed},
+		{"trailing new line", valid + "\n", faultMalformed},
+		{"padding", valid + "==", faultMalformed},
+		{"JSON serialisation", `{"payload":"` + parts[1] + `","protected":"` + parts[0] + `","signature":"` + parts[2] + `"}`, faultMalformed},
+		{"header is no JSON", base64.RawURLEncoding.EncodeToString([]byte("{")) + "." + parts[1] + "." + parts[2], faultMalformed},
+		{"alg none", segment(map[string]any{"alg": "none", "kid": "k1"}) + "." + parts[1] + ".", ""},
+		{"alg None", segment(map[string]any{"alg": "None", "kid": "k1"}) + "." + parts[1] + ".", ""},
+		{"alg none with a signature", segment(map[string]any{"alg": "none", "kid": "k1"}) + "." + parts[1] + "." + parts[2], faultAlgorithm},
+		{"HS256 with a secret", signed(t, signer{"k1", jose.HS256, hmacKey}, nil, good), faultAlgorithm},
+		{"HS256 with the public key as secret", signed(t, signer{"k1", jose.HS256, []byte(segment(f.signers[0].key.(*ecdsa.PrivateKey).X) + strings.Repeat("x", 32))}, nil, good), faultAlgorithm},
+		{"ES384, though its key is in the set", signed(t, f.signers[1], nil, good), faultAlgorithm},
+		{"RS512", signed(t, signer{"k1", jose.RS512, small}, nil, good), faultAlgorithm},
+		{"RS256 under an EC key's id", signed(t, signer{"k1", jose.RS256, small}, nil, good), faultKey},
+		{"unknown kid", signed(t, signer{"k9", jose.ES256, f.signers[0].key}, nil, good), faultKey},
+		{"no kid", signed(t, signer{"", jose.ES256, f.signers[0].key}, nil, good), faultKey},
+		{"signed by a stranger under our kid", signed(t, stranger.signers[0], nil, good), faultSignature},
+		{"signature of another token", parts[0] + "." + segment(changed(good, "sub", "eve")) + "." + parts[2], faultSignature},
+		{"signature cut", valid[:len(valid)-4], ""},
+		{"signature empty", parts[0] + "." + parts[1] + ".", ""},
+		{"unknown critical header", signed(t, f.signers[0], map[string]any{"crit": []string{"x"}, "x": 1}, good), ""},
+		{"header typ logout+jwt", signed(t, f.signers[0], map[string]any{"typ": "logout+jwt"}, good), faultType},
+		{"header typ dpop+jwt", signed(t, f.signers[0], map[string]any{"typ": "dpop+jwt"}, good), faultType},
+		{"header typ a number", signed(t, f.signers[0], map[string]any{"typ": 7}, good), faultType},
+		{"payload is no JSON", raw("hello"), faultMalformed},
+		{"payload is an array", raw("[]"), faultMalformed},
+		{"payload empty", raw(""), ""},
+		{"claim given twice", raw(`{"aud":"siestad",` + string(base[1:])), faultMalformed},
+		{"payload with something after", raw(string(base) + "{}"), faultMalformed},
+		{"issuer of a stranger", stranger.token(t, stranger.claims("ann", "operator")), faultIssuer},
+		{"issuer with a slash more", with("iss", f.url+"/"), faultIssuer},
+		{"issuer in upper case", with("iss", strings.ToUpper(f.url)), faultIssuer},
+		{"issuer missing", with("iss", nil), faultIssuer},
+		{"issuer an array", with("iss", []string{f.url}), faultMalformed},
+		{"ID token", with("typ", "ID"), faultType},
+		{"refresh token", with("typ", "Refresh"), faultType},
+		{"logout token", with("typ", "Logout"), faultType},
+		{"typ missing", with("typ", nil), faultType},
+		{"typ bearer in lower case", with("typ", "bearer"), faultType},
+		{"audience missing", with("aud", nil), faultAudience},
+		{"audience of another", with("aud", "account"), faultAudience},
+		{"audience a prefix", with("aud", []string{"siestad-test", "siesta"}), faultAudience},
+		{"audience empty", with("aud", []string{}), faultAudience},
+		{"audience an object", with("aud", map[string]any{"siestad": true}), faultMalformed},
+		{"another client", with("azp", "evil-app"), faultClient},
+		{"client missing", with("azp", nil), faultClient},
+		{"client is the audience", with("azp", "siestad"), faultClient},
+		{"expired", with("exp", now-60), faultExpired},
+		{"expired long ago", with("exp", 1), ""},
+		{"exp missing", with("exp", nil), faultTime},
+		{"exp a string", with("exp", "tomorrow"), faultMalformed},
+		{"exp negative", with("exp", -1), faultTime},
+		{"exp beyond all time", with("exp", 1e18), faultTime},
+		{"iat missing", with("iat", nil), faultTime},
+		{"iat in the future", f.token(t, changed(changed(good, "iat", now+3600), "exp", now+7200)), faultTime},
+		{"iat after exp", f.token(t, changed(changed(good, "iat", now+20), "exp", now+10)), faultTime},
+		{"nbf in the future", with("nbf", now+3600), faultTime},
+		{"sub missing", with("sub", nil), faultSubject},
+		{"sub empty", with("sub", ""), faultSubject},
+		{"sub too long", with("sub", strings.Repeat("a", 129)), faultSubject},
+		{"sub with a bar", with("sub", "x|ann"), faultSubject},
+		{"sub with a new line", with("sub", "ann\nbob"), faultSubject},
+		{"sub a number", with("sub", 7), faultMalformed},
+		{"bound to a certificate", with("cnf", map[string]any{"x5t#S256": "abc"}), faultBound},
+		{"bound to a DPoP key", with("cnf", map[string]any{"jkt": "abc"}), faultBound},
+		{"roles not a list", with("resource_access", map[string]any{"siestad": map[string]any{"roles": "operator"}}), faultMalformed},
+	}
+	if len(corpus) < 40 {
+		t.Fatalf("the corpus has shrunk to %d", len(corpus))
+	}
+	tokens, err := newTokens([]Issuer{f.config()}, time.Now)
+	must(t, err)
+	if _, err := tokens.verify(context.Background(), valid); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range corpus {
+		c, err := tokens.verify(context.Background(), row.token)
+		var got tokenFault
+		if !errors.As(err, &got) || row.want != "" && got != row.want {
+			t.Errorf("%s: got %v (%+v), want %q", row.name, err, c.Principal, row.want)
+		}
+	}
+	if f.fetched() > 2 {
+		t.Errorf("%d bad tokens made us fetch the keys %d times", len(corpus), f.fetched())
+	}
+}
+
+// TestIssuerOutage: an issuer that is away delays its tokens only, and keys once seen are kept.
+func TestIssuerOutage(t *testing.T) {
+	f := newFakeIssuer(t)
+	now := time.Now()
+	clock := func() time.Time { return now }
+	f.set(func() { f.down = true })
+	tokens, err := newTokens([]Issuer{f.config()}, clock)
+	must(t, err)
+	if _, err := tokens.verify(context.Background(), f.token(t, f.claims("ann"))); !errors.Is(err, errIssuerAway) {
+		t.Fatalf("an issuer never seen: %v", err)
+	}
+	f.set(func() { f.down = false })
+	if _, err := tokens.verify(context.Background(), f.token(t, f.claims("ann"))); !errors.Is(err, errIssuerAway) {
+		t.Fatalf("asked again within %v: %v", fetchFloor, err)
+	}
+	now = now.Add(fetchFloor)
+	if _, err := tokens.verify(context.Background(), f.token(t, f.claims("ann"))); err != nil {
+		t.Fatalf("the issuer is back: %v", err)
+	}
+
+	// A rotated key signs at once; it is found when the floor allows, and the old ones are kept through an outage.
+	old := f.signers[0]
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	f.set(func() { f.signers = []signer{{"k2", jose.ES256, key}, old} })
+	now = now.Add(fetchFloor)
+	if _, err := tokens.verify(context.Background(), f.token(t, f.claims("bob"))); err != nil {
+		t.Fatalf("a rotated key: %v", err)
+	}
+	f.set(func() { f.down = true })
+	now = now.Add(fetchFloor)
+	if _, err := tokens.verify(context.Background(), signed(t, signer{"k3", jose.ES256, key}, nil, f.claims("eve"))); !errors.Is(err, faultKey) {
+		t.Fatalf("an unknown key during an outage: %v", err)
+	}
+	if _, err := tokens.verify(context.Background(), signed(t, old, nil, f.claims("cyd"))); err != nil {
+		t.Fatalf("a known key during an outage: %v", err)
+	}
+}
+
+func TestCacheForgetsWhatExpired(t *testing.T) {
+	f := newFakeIssuer(t)
+	now := time.Now()
+	tokens, err := newTokens([]Issuer{f.config()}, func() time.Time { return now })
+	must(t, err)
+	token := f.token(t, f.claims("ann"))
+	for range 2 {
+		if _, err := tokens.verify(context.Background(), token); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(tokens.cache) != 1 {
+		t.Fatalf("%d tokens are cached", len(tokens.cache))
+	}
+	now = now.Add(10 * time.Minute)
+	if _, err := tokens.verify(context.Background(), token); !errors.Is(err, faultExpired) {
+		t.Fatalf("a cached token outlived itself: %v", err)
+	}
+	for i := range tokenCached + 10 {
+		tokens.remember([32]byte{byte(i), byte(i >> 8), byte(i >> 16), 1}, caller{expires: now.Add(time.Minute)}, now)
+	}
+	if len(tokens.cache) > tokenCached {
+		t.Fatalf("the cache grew to %d", len(tokens.cache))
+	}
+}
+
+func FuzzToken(f *testing.F) {
+	issuer := newFakeIssuer(f)
+	tokens, err := newTokens([]Issuer{issuer.config()}, time.Now)
+	must(f, err)
+	f.Add(issuer.token(f, issuer.claims("ann", "operator")))
+	f.Add("a.b.c")
+	f.Fuzz(func(t *testing.T, token string) {
+		c, err := tokens.verify(context.Background(), token)
+		if err == nil && c.Subject != issuer.url+"|ann" {
+			t.Fatalf("accepted %q", token)
+		}
+	})
+}
