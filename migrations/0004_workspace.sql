@@ -51,6 +51,8 @@ CREATE TABLE workspace_resource (
 CREATE TABLE site_image (
   site     text NOT NULL,
   sha256   bytea NOT NULL CHECK (length(sha256) = 32),
+  -- How often the image was removed: Glance never gives the id of a deleted image again, so each time has its own.
+  removals integer NOT NULL DEFAULT 0 CHECK (removals >= 0),
   remover  text REFERENCES workspace,
   PRIMARY KEY (site, sha256)
 );

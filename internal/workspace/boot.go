@@ -68,31 +68,25 @@ var stages = map[string]int{"attested": 1, "formatted": 1, "unlocked": 2, "ready
 // awaitStage waits until the guest has come at least that far.
 func (s *Service) awaitStage(want int, what string) func(context.Context, *Site, *run) error {
 	return func(ctx context.Context, site *Site, r *run) error {
-		state, err := s.cfg.Broker.State(ctx, r.Workspace)
-		if err != nil {
-			return broken(site, err)
-		}
-		if state.Suspended {
-			return flow.Fatal(problem(string(Suspended), "who may allow a reboot looks at the decisions, then allows one or deletes the workspace",
-				"a boot that nobody asked for was refused and the generation suspended"))
-		}
-		if stages[state.Stage] >= want {
-			return nil
-		}
-		switch state.Stage {
-		case "failed", "stopping":
-			return flow.Fatal(problem(codeGuest, "look at the workspace's image; then try again", "the guest gave up: it reports %q%s", state.Stage, because(state.Detail)))
+		state, done, err := s.reached(ctx, site, r, want)
+		if done || err != nil {
+			return err
 		}
 		// A guest that is refused powers off. Nova is asked each time, so that nobody waits for a guest that is gone.
 		srv, err := site.Client.Server(ctx, r.ServerID)
 		if err != nil && !absent(err) {
 			return forward(site, err)
 		}
-		switch {
-		case absent(err), srv.Status == "ERROR":
+		off := err == nil && srv.Status == "SHUTOFF" && srv.TaskState == ""
+		if off || absent(err) || srv.Status == "ERROR" {
+			// What it said before it went may have come after the first look. Now there is nothing more to come.
+			if state, done, err = s.reached(ctx, site, r, want); done || err != nil {
+				return err
+			}
+			if off {
+				return flow.Fatal(poweredOff(newRefusal(state, r), what))
+			}
 			return flow.Fatal(problem(codeServer, "the operator of "+site.Name+" looks what became of the server", "the server went away while siestad waited for %s", what))
-		case srv.Status == "SHUTOFF" && srv.TaskState == "":
-			return flow.Fatal(poweredOff(newRefusal(state, r), what))
 		}
 		why := "waiting for the guest: " + what
 		if refused := newRefusal(state, r); refused != nil {
@@ -102,11 +96,21 @@ func (s *Service) awaitStage(want int, what string) func(context.Context, *Site,
 	}
 }
 
-func because(detail string) string {
-	if detail == "" {
-		return ""
+// reached asks the broker how far the guest has come, and gives up on one that has given up.
+func (s *Service) reached(ctx context.Context, site *Site, r *run, want int) (keybroker.State, bool, error) {
+	state, err := s.cfg.Broker.State(ctx, r.Workspace)
+	switch {
+	case err != nil:
+		return state, false, broken(site, err)
+	case state.Suspended:
+		return state, false, flow.Fatal(problem(string(Suspended), "who may allow a reboot looks at the decisions, then allows one or deletes the workspace",
+			"a boot that nobody asked for was refused and the generation suspended"))
+	case stages[state.Stage] >= want:
+		return state, true, nil
+	case state.Stage == "failed", state.Stage == "stopping":
+		return state, false, flow.Fatal(problem(codeGuest, "look at the workspace's image; then try again", "the guest gave up: it reports %q%s", state.Stage, because(state.Detail)))
 	}
-	return ": " + printable(detail, 200)
+	return state, false, nil
 }
 
 // newRefusal is a refusal of this boot, not of an earlier one.
@@ -123,4 +127,11 @@ func poweredOff(refused *keybroker.LastRefusal, what string) *flow.Problem {
 			"the guest powered off after its request was refused (%s, decision %s)", refused.Code, refused.ID)
 	}
 	return problem(codeGuest, "look at the console's last lines, then try again", "the guest powered off while siestad waited for %s", what)
+}
+
+func because(detail string) string {
+	if detail == "" {
+		return ""
+	}
+	return ": " + printable(detail, 200)
 }

@@ -2,12 +2,15 @@ package workspace
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/eosc-siesta/siestad/internal/door"
 	"github.com/eosc-siesta/siestad/internal/flow"
 	"github.com/eosc-siesta/siestad/internal/image"
 	"github.com/eosc-siesta/siestad/internal/openstack"
@@ -25,11 +28,12 @@ func (s *Service) ensureImages(ctx context.Context, site *Site, r *run) error {
 		format string
 		id     *string
 	}{{img.Kernel, "aki", &r.KernelID}, {img.Initrd, "ari", &r.InitrdID}} {
-		if err := s.useImage(ctx, r, f.file.SHA256); err != nil {
+		removals, err := s.useImage(ctx, r, f.file.SHA256)
+		if err != nil {
 			return err
 		}
-		// The id that comes back may be another than the one proposed: Glance never gives a deleted one again.
-		at, err := site.Client.EnsureImage(ctx, openstack.ImageSpec{ID: openstack.ImageID(s.cfg.Installation, f.file.SHA256), Name: s.imageName(f.file.SHA256),
+		// The id that comes back may be another than the one proposed, should the site remember more than we do.
+		at, err := site.Client.EnsureImage(ctx, openstack.ImageSpec{ID: s.imageID(f.file.SHA256, removals), Name: s.imageName(f.file.SHA256),
 			SHA512: hex.EncodeToString(f.file.SHA512[:]), Size: f.file.Size, ContainerFormat: f.format, DiskFormat: f.format,
 			Open: func(ctx context.Context) (io.ReadCloser, error) { return s.cfg.Images.Open(ctx, f.file.SHA256) }})
 		if err != nil {
@@ -40,13 +44,21 @@ func (s *Service) ensureImages(ctx context.Context, site *Site, r *run) error {
 	return nil
 }
 
-func (s *Service) useImage(ctx context.Context, r *run, digest [32]byte) error {
-	return flow.InTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
+// imageID is the id to propose for an image that was removed from the site so often.
+func (s *Service) imageID(digest [32]byte, removals int) string {
+	if removals > 0 {
+		digest = sha256.Sum256(door.LP([]byte("siesta/image-again/v1"), digest[:], []byte(strconv.Itoa(removals))))
+	}
+	return openstack.ImageID(s.cfg.Installation, digest)
+}
+
+func (s *Service) useImage(ctx context.Context, r *run, digest [32]byte) (removals int, err error) {
+	err = flow.InTx(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		if err := anyRows(ctx, tx, "image-known", named{"site": r.Site, "sha256": digest[:]}); err != nil {
 			return err
 		}
 		var remover *string
-		if err := tx.QueryRow(ctx, queries["image-lock"], named{"site": r.Site, "sha256": digest[:]}).Scan(&remover); err != nil {
+		if err := tx.QueryRow(ctx, queries["image-lock"], named{"site": r.Site, "sha256": digest[:]}).Scan(&remover, &removals); err != nil {
 			return fmt.Errorf("locking an image of site %s: %w", r.Site, err)
 		}
 		if remover != nil {
@@ -54,6 +66,7 @@ func (s *Service) useImage(ctx context.Context, r *run, digest [32]byte) error {
 		}
 		return anyRows(ctx, tx, "image-use", named{"site": r.Site, "sha256": digest[:], "workspace": r.Workspace})
 	})
+	return removals, err
 }
 
 // releaseImages ends the workspace's use of the site's images and deletes those that nobody uses any more. A crash after

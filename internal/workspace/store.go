@@ -69,7 +69,7 @@ UPDATE workspace_resource SET gone_at = clock_timestamp() WHERE workspace = @wor
 SELECT role, ext_id FROM workspace_resource WHERE workspace = @workspace AND gone_at IS NULL ORDER BY generation`,
 
 	"image-known": `INSERT INTO site_image (site, sha256) VALUES (@site, @sha256) ON CONFLICT DO NOTHING`,
-	"image-lock":  `SELECT remover FROM site_image WHERE site = @site AND sha256 = @sha256 FOR UPDATE`,
+	"image-lock":  `SELECT remover, removals FROM site_image WHERE site = @site AND sha256 = @sha256 FOR UPDATE`,
 	"image-use":   `INSERT INTO site_image_use (site, sha256, workspace) VALUES (@site, @sha256, @workspace) ON CONFLICT DO NOTHING`,
 	"images-lock": `
 SELECT i.sha256 FROM site_image i JOIN site_image_use u USING (site, sha256) WHERE u.workspace = @workspace
@@ -82,7 +82,7 @@ UPDATE site_image i SET remover = @workspace FROM mine WHERE i.site = mine.site 
 UPDATE site_image i SET remover = NULL WHERE i.remover = @workspace
   AND EXISTS (SELECT FROM site_image_use u WHERE u.site = i.site AND u.sha256 = i.sha256)`,
 	"images-doomed":  `SELECT sha256 FROM site_image WHERE remover = @workspace ORDER BY site, sha256`,
-	"images-removed": `DELETE FROM site_image WHERE remover = @workspace`,
+	"images-removed": `UPDATE site_image SET remover = NULL, removals = removals + 1 WHERE remover = @workspace`,
 }
 
 type named = pgx.StrictNamedArgs

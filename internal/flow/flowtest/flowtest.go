@@ -69,7 +69,7 @@ func failAt[S any](t *testing.T, steps []string, at string, after, undoTwice boo
 	status := runOne(ctx, t, w, flow.StateFailed)
 	for _, s := range status.Steps {
 		if injected := s.Problem != nil && s.Problem.Code == errInjected.Code; injected != (s.Name == at) {
-			t.Fatalf("step %s failed with %v, but %s was made to fail", s.Name, s.Problem, at)
+			t.Fatalf("step %s failed with %v, but %s was made to fail; the flow ended at %s with %v", s.Name, s.Problem, at, status.Step, status.Problem)
 		}
 	}
 	var troubles int
