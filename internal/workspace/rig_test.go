@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"net/http/httptest"
 	"os"
@@ -436,5 +435,8 @@ func (m *machine) run(ctx context.Context) error {
 		}
 		disks.Store(m.disk, header)
 	}
-	return errors.Join(say(door.Unlocked, ""), say(door.Ready, ""))
+	if err := say(door.Unlocked, ""); err != nil {
+		return err
+	}
+	return say(door.Ready, "")
 }
