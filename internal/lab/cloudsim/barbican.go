@@ -67,7 +67,7 @@ func (c *Cloud) barbican(in *call, path []string) reply {
 	case "PUT ":
 		return c.writePayload(in, s)
 	case "DELETE ":
-		if !c.mayWrite(in) {
+		if !c.mayChange(in, s) {
 			return refuse(403, "Secret deletion attempt not allowed - please review your user/project privileges")
 		}
 		if len(s.consumers) > 0 && in.micro != "" && within(in.micro, "1.2", "1.99") && in.r.URL.Query().Get("force") != "true" {
@@ -100,6 +100,15 @@ func (c *Cloud) mayWrite(in *call) bool {
 		return in.tok.has("member", "admin")
 	}
 	return in.tok.has("creator", "admin")
+}
+
+// mayChange is mayWrite for one secret. Under the older default policy any creator of the project may delete another's
+// private secret; under the newer one it is closed to all but its owner and administrators.
+func (c *Cloud) mayChange(in *call, s *secret) bool {
+	if s.Project != in.project() || !c.mayWrite(in) {
+		return false
+	}
+	return !c.cfg.BarbicanNewDefaults || !s.restricted || s.Creator == in.tok.cred.UserID || in.tok.has("admin")
 }
 
 func (c *Cloud) mayRead(in *call, s *secret) bool {
@@ -197,7 +206,7 @@ func (c *Cloud) createSecret(in *call) reply {
 }
 
 func (c *Cloud) writePayload(in *call, s *secret) reply {
-	if !c.mayWrite(in) || s.Project != in.project() {
+	if !c.mayChange(in, s) {
 		return refuse(403, "Secret payload retrieval attempt not allowed - please review your user/project privileges")
 	}
 	switch typ := in.r.Header.Get("Content-Type"); {
@@ -255,7 +264,7 @@ func (c *Cloud) secretConsumers(in *call, s *secret) reply {
 	if in.r.Method == "GET" {
 		return reply{status: 200, body: map[string]any{"consumers": s.consumers, "total": len(s.consumers)}}
 	}
-	if !c.mayWrite(in) || s.Project != in.project() {
+	if !c.mayChange(in, s) {
 		return refuse(403, "Consumer creation attempt not allowed - please review your user/project privileges")
 	}
 	var req map[string]string

@@ -186,6 +186,27 @@ func (c *Cloud) createServer(in *call) reply {
 	if len(q.Networks) != 1 || len(q.Disks) == 0 || q.Disks[0].Index == nil || *q.Disks[0].Index != 0 {
 		return bad("Block Device Mapping is Invalid: Boot sequence for the instance and image/block device mapping combination is not valid.")
 	}
+	s := &server{ID: newID(), Name: q.Name, Project: in.project(), Status: "BUILD", Task: "scheduling", VM: "building", Metadata: q.Metadata, Flavor: flavor, Port: q.Networks[0].Port, properties: map[string]string{}}
+	if s.Metadata == nil {
+		s.Metadata = map[string]string{}
+	}
+	for i, d := range q.Disks {
+		v := c.volumes[d.ID]
+		switch {
+		case v == nil || v.Project != in.project() || d.Source != "volume":
+			return bad("Block Device Mapping is Invalid: failed to get volume %s.", d.ID)
+		case v.Status != "available":
+			return bad("Invalid volume: Volume %s status must be available or downloading to reserve, but the current status is %s.", v.ID, v.Status)
+		case i == 0 && !v.Bootable:
+			return bad("Block Device %s is not bootable.", v.ID)
+		case i == 0:
+			for k, x := range v.Image {
+				s.properties[k] = x
+			}
+		}
+		s.Volumes = append(s.Volumes, v.ID)
+	}
+	// After the volumes, as Nova does: two servers of one specification meet at their disks.
 	p := c.ports[q.Networks[0].Port]
 	if p == nil || p.Project != in.project() {
 		return bad("Port %s not found", q.Networks[0].Port)
@@ -206,26 +227,6 @@ func (c *Cloud) createServer(in *call) reply {
 			return reply{status: 403, body: failure("forbidden", 403, fmt.Sprintf("Quota exceeded for %s: Requested %d, but already used %d of %d %s", x.what, x.want, x.used, x.max, x.what))}
 		}
 	}
-	s := &server{ID: newID(), Name: q.Name, Project: in.project(), Status: "BUILD", Task: "scheduling", VM: "building", Metadata: q.Metadata, Flavor: flavor, Port: p.ID, properties: map[string]string{}}
-	if s.Metadata == nil {
-		s.Metadata = map[string]string{}
-	}
-	for i, d := range q.Disks {
-		v := c.volumes[d.ID]
-		switch {
-		case v == nil || v.Project != in.project() || d.Source != "volume":
-			return bad("Block Device Mapping is Invalid: failed to get volume %s.", d.ID)
-		case v.Status != "available":
-			return bad("Invalid volume: Volume %s status must be available or downloading to reserve, but the current status is %s.", v.ID, v.Status)
-		case i == 0 && !v.Bootable:
-			return bad("Block Device %s is not bootable.", v.ID)
-		case i == 0:
-			for k, x := range v.Image {
-				s.properties[k] = x
-			}
-		}
-		s.Volumes = append(s.Volumes, v.ID)
-	}
 	for _, key := range []string{"kernel_id", "ramdisk_id"} {
 		if id := s.properties[key]; id != "" && (c.images[id] == nil || c.images[id].Status != "active") {
 			return bad("Image %s could not be found.", id)
@@ -235,7 +236,7 @@ func (c *Cloud) createServer(in *call) reply {
 		return reply{status: 500, body: failure("computeFault", 500, "Unexpected API Error.")}
 	}
 	for _, id := range s.Volumes {
-		c.volumes[id].Status = "reserved"
+		c.volumes[id].Status, c.volumes[id].Server = "reserved", s.ID
 	}
 	s.Created, s.seq = c.tick()
 	c.servers[s.ID] = s
@@ -258,7 +259,7 @@ func (s *server) fail(fault string) { s.Status, s.VM, s.Task, s.Fault = "ERROR",
 
 func (c *Cloud) releaseDisks(s *server) {
 	for _, id := range s.Volumes {
-		if v := c.volumes[id]; v != nil && (v.Server == s.ID || v.Server == "" && v.Status == "reserved") {
+		if v := c.volumes[id]; v != nil && v.Server == s.ID {
 			v.Server, v.Status = "", "available"
 		}
 	}
@@ -310,6 +311,9 @@ func (c *Cloud) deleteServer(s *server, soft bool) reply {
 	}
 	s.Task = "deleting"
 	c.after(c.cfg.Latency.Delete, func() {
+		if c.servers[s.ID] == nil {
+			return // deleted twice
+		}
 		if soft {
 			s.Status, s.VM, s.Task = "SOFT_DELETED", "soft-delete", ""
 			return

@@ -77,6 +77,9 @@ func (s *suite) server(t *testing.T) {
 	s.becomes(t, srv.ID, "ACTIVE")
 
 	must(t, s.cloud.DeleteServer(ctx, srv.ID))
+	if status, _ := s.raw.do(t, "DELETE", "compute", "/servers/"+srv.ID, nil, nil); status != 204 && status != 404 {
+		t.Errorf("deleting a server that is being deleted: %d, want 204, or 404 when it is gone", status)
+	}
 	s.eventually(t, "the server's end", func() bool {
 		_, err := s.cloud.Server(ctx, srv.ID)
 		if openstack.KindOf(err) != openstack.NotFound {
@@ -124,6 +127,24 @@ func (s *suite) held(t *testing.T, spec openstack.ServerSpec, id string) {
 	if status, answer := s.raw.do(t, "POST", "compute", "/servers", thief, map[string]string{"X-OpenStack-Nova-API-Version": "2.90"}); status < 400 {
 		t.Errorf("a second server on the port and disk: %d %v, want a refusal", status, answer)
 	}
+	// With a disk of its own it is the port that stands in the way.
+	spare, err := s.cloud.EnsureVolume(ctx, openstack.VolumeSpec{Name: s.prefix + "w-spare-g1", SizeGiB: 1, Type: s.VolumeType})
+	must(t, err)
+	s.available(ctx, t, spare.ID)
+	bootable := map[string]any{"os-set_bootable": map[string]any{"bootable": true}}
+	if status, answer := s.raw.do(t, "POST", "volumev3", "/volumes/"+spare.ID+"/action", bootable, nil); status != 200 {
+		t.Errorf("making a volume bootable: %d %v, want 200", status, answer)
+	}
+	thief["server"].(map[string]any)["block_device_mapping_v2"] = []any{map[string]any{"uuid": spare.ID, "source_type": "volume", "destination_type": "volume", "boot_index": 0}}
+	if status, answer := s.raw.do(t, "POST", "compute", "/servers", thief, map[string]string{"X-OpenStack-Nova-API-Version": "2.90"}); status != 409 {
+		t.Errorf("a second server on the port: %d %v, want 409", status, answer)
+	}
+	s.eventually(t, "an unreserved volume", func() bool {
+		v, err := s.cloud.Volume(ctx, spare.ID)
+		must(t, err)
+		return v.Status == "available"
+	})
+	s.dropVolume(t, spare.ID)
 	other := spec
 	other.Name = s.prefix + "other-server-g1"
 	_, err = s.cloud.EnsureServer(ctx, other)
