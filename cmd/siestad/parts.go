@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"fmt"
 	"os"
 	"strings"
 
+	"github.com/eosc-siesta/siestad/internal/api"
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/openstack"
 	"github.com/eosc-siesta/siestad/internal/workspace"
@@ -141,4 +143,31 @@ func collateral(c *Config) (func(site string) (attest.Collateral, error), error)
 		}
 		return site, nil
 	}, nil
+}
+
+// apiSites is what the API shows of each site. Preflight looks with both credentials: the one that makes servers, and the
+// one that keeps keys, whose secrets the former must not be able to read.
+func apiSites(clouds []workspace.Site) []api.Site {
+	var list []api.Site
+	for _, s := range clouds {
+		list = append(list, api.Site{
+			Name: s.Name, TEE: string(s.TEE), Flavors: s.Flavors, Capacity: s.Client.Capacity,
+			Preflight: func(ctx context.Context) (openstack.Report, error) {
+				report, err := s.Client.Preflight(ctx, openstack.PreflightSpec{
+					Roles: []string{"member"}, TEE: string(s.TEE), Flavors: s.Flavors, Network: s.Network, VolumeType: s.VolumeType,
+					Need: openstack.Need{Servers: 1, Volumes: 2, VolumeGiB: 2},
+				})
+				if err != nil {
+					return report, err
+				}
+				keys, err := s.Keys.Preflight(ctx, openstack.PreflightSpec{Keys: true, Other: s.Client})
+				for _, check := range keys.Checks {
+					check.Name = "keys: " + check.Name
+					report.Checks = append(report.Checks, check)
+				}
+				return report, err
+			},
+		})
+	}
+	return list
 }
