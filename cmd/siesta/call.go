@@ -20,7 +20,8 @@ const maxAnswer = 16 << 20
 // api is the service as one person sees it.
 type api struct {
 	server string
-	token  string
+	// token is asked before every request: an operation may be watched for longer than a token lives.
+	token func(context.Context) (string, error)
 }
 
 // problem is an RFC 9457 answer.
@@ -117,9 +118,11 @@ func (a api) send(ctx context.Context, method, path string, query url.Values, he
 	for name, values := range header {
 		req.Header[name] = values
 	}
-	if a.token != "" {
-		req.Header.Set("Authorization", "Bearer "+a.token)
+	token, err := a.token(ctx)
+	if err != nil {
+		return nil, err
 	}
+	req.Header.Set("Authorization", "Bearer "+token)
 	resp, err := httpClient.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)

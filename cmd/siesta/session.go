@@ -164,7 +164,7 @@ func secretLogin(ctx context.Context, s session, secretFile string) (*oauth2.Tok
 }
 
 // bearer returns a valid access token: of the environment, of the session, or refreshed and saved.
-func bearer(ctx context.Context, s session) (string, error) {
+func (s *session) bearer(ctx context.Context) (string, error) {
 	if token := os.Getenv("SIESTA_TOKEN"); token != "" {
 		return token, nil
 	}
