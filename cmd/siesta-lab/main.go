@@ -24,7 +24,7 @@ func main() {
 	root := &cobra.Command{Use: "siesta-lab", Short: "The demo and its parts", SilenceErrors: true, SilenceUsage: true}
 	var dir string
 	root.PersistentFlags().StringVar(&dir, "dir", "var/demo", "directory of the demo")
-	root.AddCommand(up(&dir), story(&dir), token(&dir), attack(&dir))
+	root.AddCommand(up(&dir), story(&dir), token(&dir), attack(&dir), psp(&dir))
 	err := root.ExecuteContext(ctx)
 	stop()
 	if err != nil {
@@ -85,7 +85,7 @@ func story(dir *string) *cobra.Command {
 
 func token(dir *string) *cobra.Command {
 	return &cobra.Command{
-		Use: "token NAME", Short: "Print an access token of a test user (rita, carlo, olga, axel), good for five minutes", Args: cobra.ExactArgs(1),
+		Use: "token NAME", Short: "Print an access token of a test user (rita, carlo, olga, axel), good for an hour", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			state, err := stack.Open(*dir)
 			if err != nil {

@@ -30,8 +30,8 @@ const Audience = "siestad"
 // CLI is the public client of the command line, for the device flow.
 const CLI = "siesta-cli"
 
-// tokenLifetime is that of the reference realm.
-const tokenLifetime = 5 * time.Minute
+// tokenLifetime is long, for this issuer gives no refresh tokens and an emulated guest takes its time.
+const tokenLifetime = time.Hour
 
 // User is a test user, or a service account when it has a secret: then its name is also its client id.
 type User struct {
@@ -245,13 +245,14 @@ type client struct {
 	secret bool
 }
 
-func (c client) GetID() string                                                { return c.id }
-func (c client) RedirectURIs() []string                                       { return nil }
-func (c client) PostLogoutRedirectURIs() []string                             { return nil }
-func (c client) ApplicationType() op.ApplicationType                          { return op.ApplicationTypeNative }
-func (c client) ResponseTypes() []oidc.ResponseType                           { return nil }
-func (c client) LoginURL(string) string                                       { return "" }
-func (c client) AccessTokenType() op.AccessTokenType                          { return op.AccessTokenTypeJWT }
+func (c client) GetID() string                       { return c.id }
+func (c client) RedirectURIs() []string              { return nil }
+func (c client) PostLogoutRedirectURIs() []string    { return nil }
+func (c client) ApplicationType() op.ApplicationType { return op.ApplicationTypeNative }
+func (c client) ResponseTypes() []oidc.ResponseType  { return nil }
+func (c client) LoginURL(string) string              { return "" }
+func (c client) AccessTokenType() op.AccessTokenType { return op.AccessTokenTypeJWT }
+
 func (c client) IDTokenLifetime() time.Duration                               { return tokenLifetime }
 func (c client) DevMode() bool                                                { return true }
 func (c client) IsScopeAllowed(scope string) bool                             { return strings.HasPrefix(scope, "siestad") }

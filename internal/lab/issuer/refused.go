@@ -38,7 +38,7 @@ func (s *store) TokenRequestByRefreshToken(context.Context, string) (op.RefreshT
 }
 
 func (s *store) RevokeToken(context.Context, string, string, string) *oidc.Error {
-	return oidc.ErrInvalidRequest().WithDescription("tokens of this issuer cannot be revoked; they live five minutes")
+	return oidc.ErrInvalidRequest().WithDescription("tokens of this issuer cannot be revoked; they live an hour")
 }
 
 func (s *store) GetRefreshTokenInfo(context.Context, string, string) (string, string, error) {

@@ -44,7 +44,8 @@ type host struct {
 func (h *host) boot(ctx context.Context, spec qemu.Spec) (*qemu.Machine, error) {
 	h.mu.Lock()
 	h.count++
-	spec.PSPSocket = filepath.Join(h.dir, "psp-"+strconv.Itoa(h.count))
+	number := strconv.Itoa(h.count)
+	spec.PSPSocket = filepath.Join(h.dir, "psp-"+number)
 	if ws := workspaceOf(spec.Append); ws != "" && h.launched[ws].Kernel == "" {
 		h.launched[ws] = spec
 	}
@@ -53,6 +54,10 @@ func (h *host) boot(ctx context.Context, spec qemu.Spec) (*qemu.Machine, error) 
 	machine, err := qemu.Start(ctx, spec)
 	if err != nil {
 		return nil, err
+	}
+	// The cloud forgets a console with its server; what a guest said is kept here for whoever asks why it failed.
+	if err := os.Link(spec.Console, filepath.Join(h.dir, "console-"+number+".log")); err != nil {
+		h.logger.Warn("keeping a guest's console", zap.Error(err))
 	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", spec.PSPSocket)
 	if err != nil {

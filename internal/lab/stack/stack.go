@@ -233,7 +233,6 @@ issuers:
   - url: %s
     audience: siestad
     clients: [siesta-cli]
-    algorithms: [ES256]
 keyring:
   file: %s
 log:
