@@ -3,6 +3,7 @@ package workspace
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/eosc-siesta/siestad/internal/keybroker"
 	"github.com/eosc-siesta/siestad/internal/openstack"
@@ -42,9 +43,14 @@ func (k keyStore) EnsureSecret(ctx context.Context, name string) (string, error)
 	return id, k.client.AddConsumer(ctx, id, consumer(name))
 }
 
-// consumer makes other tools of the site ask before they delete the secret.
+// consumer makes other tools of the site ask before they delete the secret. It names the workspace, the fourth part of the
+// secret's name: Barbican holds 36 characters and answers 500 to more, and the whole name is longer.
 func consumer(name string) openstack.Consumer {
-	return openstack.Consumer{Service: "siesta", ResourceType: "workspace", ResourceID: name}
+	id := name
+	if parts := strings.Split(name, "-"); len(parts) > 3 {
+		id = parts[3]
+	}
+	return openstack.Consumer{Service: "siesta", ResourceType: "workspace", ResourceID: id}
 }
 
 func (k keyStore) PutPayload(ctx context.Context, id string, blob []byte) error {
