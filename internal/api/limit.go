@@ -5,9 +5,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
 	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/postgres"
 )
 
 const (
@@ -83,33 +85,38 @@ func (s *Server) flushRefusals(ctx context.Context) {
 	for tick(ctx, time.Minute) {
 		s.flushOnce(ctx)
 	}
-	// The last minute's refusals are written while the log still runs; it is drained after the API.
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	s.flushOnce(last)
 }
 
-func (s *Server) flushOnce(ctx context.Context) {
+// flushOnce writes one entry about what was refused since the last. Nobody waits for it: the callers have long been
+// answered. What could not be written is counted into the next.
+func (s *Server) flushOnce(ctx context.Context) (id audit.ID) {
 	counts := s.refusals.taken()
 	if len(counts) == 0 {
-		return
+		return 0
 	}
 	details := map[string]any{}
 	for why, n := range counts {
 		details[why] = n
 	}
-	_, err := s.cfg.Log.Refuse(ctx, audit.Entry{
-		Actor: audit.Actor{Kind: audit.System, Subject: "siestad"}, Action: "token.verify", Object: "api",
-		Outcome: audit.Refused, Code: "token", Details: details,
+	err := postgres.InTx(ctx, s.cfg.DB, func(tx pgx.Tx) (err error) {
+		id, err = audit.Append(ctx, tx, audit.Entry{
+			Actor: audit.Actor{Kind: audit.System, Subject: "siestad"}, Action: "token.verify", Object: "api",
+			Outcome: audit.Refused, Code: "token", Details: details,
+		})
+		return err
 	})
 	if err != nil {
 		s.cfg.Logger.Error("refused tokens could not be audited", zap.Error(err))
+		s.refusals.mu.Lock()
+		defer s.refusals.mu.Unlock()
 		for why, n := range counts {
-			s.refusals.mu.Lock()
 			s.refusals.counts[why] += n
-			s.refusals.mu.Unlock()
 		}
 	}
+	return id
 }
 
 // tick waits; false means that ctx has ended.
