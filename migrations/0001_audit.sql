@@ -39,9 +39,10 @@ CREATE INDEX audit_entry_outcome ON audit_entry (outcome, leaf_index) WHERE outc
 CREATE INDEX audit_entry_at ON audit_entry USING brin (at);
 
 -- What opens the salted commitments of an entry. Rows here may be deleted: the
--- tree stands without them, and the personal data is gone.
+-- tree stands without them, and the personal data is gone. No foreign key: its
+-- check would lock, and so write, every entry again.
 CREATE TABLE audit_opening (
-    leaf_index bigint PRIMARY KEY REFERENCES audit_entry (leaf_index),
+    leaf_index bigint PRIMARY KEY,
     openings   bytea NOT NULL
 );
 

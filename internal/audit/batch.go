@@ -41,11 +41,11 @@ SELECT * FROM unnest($1::int[], $2::bigint[], $3::bytea[], $4::bytea[])`
 	sqlIDs   = `SELECT nextval('audit_id') FROM generate_series(1, $1::int)`
 )
 
-// batch writes one transaction: queued entries, then entries of the inbox if
-// asked, their tiles, checkpoint and head. It returns how many it wrote. After
+// batch writes one transaction: queued entries, then those of the inbox if it
+// may have any, their tiles, checkpoint and head. It returns how many it wrote. After
 // an error the term is over: the transaction may or may not have committed, and
 // only a new epoch can tell.
-func (t *lead) batch(ctx context.Context, direct []*queued, inbox bool) (int, error) {
+func (t *lead) batch(ctx context.Context, direct []*queued) (int, error) {
 	// A shutdown lets the batch finish, in bounded time.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.log.lease)
 	defer cancel()
@@ -60,7 +60,7 @@ func (t *lead) batch(ctx context.Context, direct []*queued, inbox bool) (int, er
 
 	first := t.edge.size
 	work := t.begin(direct)
-	if inbox {
+	if t.inbox {
 		work.Queue(sqlMove, first+int64(len(direct)), maxBatch-len(direct)).Query(func(rows pgx.Rows) error {
 			for rows.Next() {
 				var id ID
@@ -79,6 +79,7 @@ func (t *lead) batch(ctx context.Context, direct []*queued, inbox bool) (int, er
 			if _, err := t.conn.Exec(ctx, "ROLLBACK"); err != nil {
 				return 0, fmt.Errorf("giving back an empty batch: %w", err)
 			}
+			t.inbox = false
 			return 0, nil
 		}
 		work = &pgx.Batch{}
@@ -147,6 +148,8 @@ func (t *lead) finish(work *pgx.Batch, first int64, leaves []tlog.Hash, head *sn
 	work.Queue(sqlBatch, head.tree.N, first, t.epoch, packed, head.checkpoint)
 	work.Queue(sqlHead, t.epoch, head.tree.N, head.tree.Hash[:], t.log.lease)
 	work.Queue("COMMIT")
+	// Asked here, it costs no round trip of its own.
+	work.Queue(sqlWaiting).QueryRow(func(row pgx.Row) error { return row.Scan(&t.inbox) })
 }
 
 // name gives queued entries their ids before they are first written, so that a

@@ -15,6 +15,7 @@ const (
 	// maxDirect leaves room for the inbox in a batch while denials flood in.
 	maxDirect = 768
 	minPause  = 5 * time.Millisecond
+	gather    = 20 * time.Millisecond
 	maxPause  = 250 * time.Millisecond
 	goodbye   = 2 * time.Second
 )
@@ -31,6 +32,7 @@ type lead struct {
 	edge   edge
 	ids    []ID    // reserved for queued entries
 	held   *queued // taken from the queue while idle, first of the next batch
+	inbox  bool    // whether the inbox may have entries
 	saved  time.Time
 	latest []byte // newest checkpoint, to be remembered outside the database
 }
@@ -170,65 +172,76 @@ func (t *lead) yield(ctx context.Context) {
 
 const sqlWaiting = `SELECT EXISTS (SELECT FROM audit_inbox)`
 
-// run makes batches until an error. A batch forms by itself out of what came
-// in during the previous one's commit: there is no timer while there is work.
+// run makes batches until an error. While somebody waits there is no timer: a
+// batch forms by itself out of what came in during the previous one's commit.
+// While nobody does, entries gather for a moment, so that the actions they
+// belong to keep the disk and the processor.
 func (t *lead) run(ctx context.Context) ([]*queued, error) {
 	pause := minPause
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
-	looked, renewed := time.Now(), time.Now()
-	inbox := true // whether the inbox may hold entries
+	t.inbox = true
+	var last time.Time // of the last batch or renewal
 	for {
 		select {
 		case <-t.log.wake:
-			inbox = true
+			t.inbox = true
 		default:
 		}
 		batch := t.collect()
-		if len(batch) == 0 || time.Since(looked) >= minPause {
-			if !inbox {
-				if err := t.conn.QueryRow(ctx, sqlWaiting).Scan(&inbox); err != nil {
-					return batch, fmt.Errorf("looking for entries: %w", err)
-				}
-			}
-			looked = time.Now()
-		}
-		if len(batch) > 0 || inbox {
-			n, err := t.batch(ctx, batch, inbox)
+		if len(batch) > 0 || (t.inbox && (t.log.awaited() || time.Since(last) >= gather)) {
+			n, err := t.batch(ctx, batch)
 			if err != nil {
 				return batch, err
 			}
-			inbox = inbox && n > len(batch)
 			if n > 0 {
-				pause, renewed = minPause, time.Now()
+				last, pause = time.Now(), minPause
 				t.remember(false)
 				continue
 			}
 		}
-		if time.Since(renewed) >= t.log.lease/3 {
-			tag, err := t.conn.Exec(ctx, sqlRenew, t.epoch, t.log.lease)
-			if err != nil {
-				return nil, fmt.Errorf("renewing the lead: %w", err)
+		if time.Since(last) >= t.log.lease/3 {
+			if err := t.renew(ctx); err != nil {
+				return nil, err
 			}
-			if tag.RowsAffected() != 1 {
-				return nil, errors.New("renewing the lead: another process leads")
-			}
-			renewed = time.Now()
-			t.remember(false)
+			last = time.Now()
 		}
 		timer.Reset(min(pause, t.log.lease/3))
 		select {
 		case <-ctx.Done():
 			return nil, nil
 		case <-t.log.wake:
-			inbox, pause = true, minPause
-		case q := <-t.log.queue:
-			// Back in line: the loop collects it with what came meanwhile.
-			t.held = q
+			t.inbox, pause = true, minPause
+		case t.held = <-t.log.queue:
+			// Not written alone: the loop collects it with what came meanwhile.
 		case <-timer.C:
+			if !t.inbox {
+				if err := t.conn.QueryRow(ctx, sqlWaiting).Scan(&t.inbox); err != nil {
+					return nil, fmt.Errorf("looking for entries: %w", err)
+				}
+			}
 			pause = min(2*pause, maxPause)
 		}
 	}
+}
+
+func (t *lead) renew(ctx context.Context) error {
+	tag, err := t.conn.Exec(ctx, sqlRenew, t.epoch, t.log.lease)
+	if err != nil {
+		return fmt.Errorf("renewing the lead: %w", err)
+	}
+	if tag.RowsAffected() != 1 {
+		return errors.New("renewing the lead: another process leads")
+	}
+	t.remember(false)
+	return nil
+}
+
+// awaited says whether anybody in this process waits for an entry.
+func (l *Log) awaited() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.waiters) > 0
 }
 
 func (t *lead) collect() []*queued {

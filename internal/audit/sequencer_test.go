@@ -36,7 +36,8 @@ func TestTakeOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.append(entry(0))
-	if _, err := stale.batch(r.context(), nil, true); err != nil {
+	stale.inbox = true
+	if _, err := stale.batch(r.context(), nil); err != nil {
 		t.Fatal(err)
 	}
 
@@ -52,7 +53,7 @@ func TestTakeOver(t *testing.T) {
 		if q.sealed, err = entry(9).seal(time.Now()); err != nil {
 			t.Fatal(err)
 		}
-		_, err = stale.batch(r.context(), []*queued{q}, false)
+		_, err = stale.batch(r.context(), []*queued{q})
 		var fault *pgconn.PgError
 		if !errors.As(err, &fault) || fault.Code != "SA002" {
 			t.Fatalf("a stale leader that knows size %d: %v", know, err)
@@ -182,7 +183,7 @@ func TestCommitSeenTooLate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := term.batch(r.context(), []*queued{stored}, false); err != nil {
+	if _, err := term.batch(r.context(), []*queued{stored}); err != nil {
 		t.Fatal(err)
 	}
 	<-stored.done // pretend that this answer never came
