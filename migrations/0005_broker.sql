@@ -114,7 +114,7 @@ CREATE TABLE broker_decision (
   purpose      text NOT NULL,
   outcome      text NOT NULL CHECK (outcome IN ('released', 'renewed', 'refused')),
   code         text NOT NULL DEFAULT '',
-  checks       jsonb NOT NULL,
+  checks       json NOT NULL,
   tee          text NOT NULL,
   report       bytea,
   certificates bytea,

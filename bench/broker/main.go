@@ -49,6 +49,7 @@ func run() error {
 	repetitions := flag.Int("repetitions", 7, "pairs of calibration and release")
 	guests := flag.Int("guests", 1500, "releases in one repetition")
 	connections := flag.Int("connections", 32, "connections of the client")
+	keep := flag.String("cpuprofile", "", "keep the CPU profile in this file")
 	flag.Parse()
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "bench-broker-")
@@ -88,7 +89,7 @@ func run() error {
 	if spread := float64(highest)/float64(lowest) - 1; spread > 0.30 {
 		fmt.Printf("VOID: the calibration's CPU varied by %.0f %%\n", 100*spread)
 	}
-	return w.profile(ctx, dir, *connections)
+	return w.profile(ctx, dir, *connections, *keep)
 }
 
 func report(id, what, goal, star string, calibrations, releases []sample, ratio func(c, r sample) float64) {
@@ -141,8 +142,11 @@ func (w *world) burst(requests, answers string, connections, count int) (sample,
 }
 
 // profile runs one more repetition under the profiler and prints where the CPU went.
-func (w *world) profile(ctx context.Context, dir string, connections int) error {
+func (w *world) profile(ctx context.Context, dir string, connections int, keep string) error {
 	path := filepath.Join(dir, "cpu.pprof")
+	if keep != "" {
+		path = keep
+	}
 	if err := w.prepareRequests(ctx, dir); err != nil {
 		return err
 	}
@@ -165,9 +169,9 @@ func (w *world) profile(ctx context.Context, dir string, connections int) error 
 	}
 	parts := []struct{ function, what string }{
 		{"attest.(*Verifier).Verify", "verify the evidence"},
-		{"crypto/ecdsa.Verify", "  of which the signature"},
-		{"door.Seal", "HPKE seal"},
-		{"door.CheckKey", "HPKE key check"},
+		{"crypto/ecdsa.VerifyASN1", "  of which the signature"},
+		{"door.PublicKey.Seal", "HPKE seal"},
+		{"door.ParseKey", "HPKE key check"},
 		{"keybroker.(*Broker).consume", "consume the nonce"},
 		{"keybroker.readStanding", "lock and read the guest"},
 		{"permit.(*Service).ReleaseFacts", "facts"},

@@ -158,7 +158,7 @@ func TestSealAndOpen(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := CheckKey(k.Public()); err != nil || len(k.Public().PublicKey) != publicKeySize(kem) {
+			if _, err := ParseKey(k.Public()); err != nil || len(k.Public().PublicKey) != publicKeySize(kem) {
 				t.Fatalf("own key refused: %v", err)
 			}
 			info := GrantInfo(ctx, request, nonce)
@@ -190,6 +190,12 @@ func TestSealAndOpen(t *testing.T) {
 	}
 	if _, err := Seal(HPKEKey{KEM: KEMX25519, PublicKey: make([]byte, 32)}, nil, want); err == nil {
 		t.Error("sealed to a point of low order")
+	}
+	if _, err := (PublicKey{}).Seal(nil, want); err == nil {
+		t.Error("sealed to no key")
+	}
+	if _, err := ParseKey(HPKEKey{KEM: KEMDefault, PublicKey: bytes.Repeat([]byte{0xff}, 1216)}); err == nil {
+		t.Error("an encapsulation key outside the lattice was accepted")
 	}
 	if _, err := GenerateKey("RSA"); err == nil {
 		t.Error("made a key of an unknown kind")

@@ -110,22 +110,33 @@ func (k *PrivateKey) Public() HPKEKey {
 func (*PrivateKey) String() string   { return redacted }
 func (*PrivateKey) GoString() string { return redacted }
 
+// PublicKey is a guest's key that has been checked: not of low order, not off the curve, not outside the lattice.
+type PublicKey struct{ key hpke.PublicKey }
+
+// ParseKey checks a guest's key, before anything is spent on a request that carries it.
+func ParseKey(k HPKEKey) (PublicKey, error) {
+	kem, err := suite(k.KEM)
+	if err != nil {
+		return PublicKey{}, fmt.Errorf("parsing an HPKE key: %w", err)
+	}
+	key, err := kem.NewPublicKey(k.PublicKey)
+	if err != nil {
+		return PublicKey{}, errors.New("parsing an HPKE key: not a valid public key")
+	}
+	return PublicKey{key: key}, nil
+}
+
 // Seal encrypts s to a guest's key under an info that only this grant has. The caller still owns and clears s.
-func Seal(to HPKEKey, info []byte, s Sealed) (Box, error) {
+func (p PublicKey) Seal(info []byte, s Sealed) (Box, error) {
+	if p.key == nil {
+		return Box{}, errors.New("sealing a grant: no key to seal to")
+	}
 	plain, err := encodeSealed(s)
 	if err != nil {
 		return Box{}, fmt.Errorf("sealing a grant: %w", err)
 	}
 	defer clear(plain)
-	k, err := suite(to.KEM)
-	if err != nil {
-		return Box{}, fmt.Errorf("sealing a grant: %w", err)
-	}
-	pub, err := k.NewPublicKey(to.PublicKey)
-	if err != nil {
-		return Box{}, errors.New("sealing a grant: the guest's public key is not valid")
-	}
-	enc, sender, err := hpke.NewSender(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), info)
+	enc, sender, err := hpke.NewSender(p.key, hpke.HKDFSHA256(), hpke.AES256GCM(), info)
 	if err != nil {
 		return Box{}, errors.New("sealing a grant: the guest's public key cannot be used")
 	}
@@ -136,16 +147,13 @@ func Seal(to HPKEKey, info []byte, s Sealed) (Box, error) {
 	return Box{Enc: enc, Ciphertext: ct}, nil
 }
 
-// CheckKey says whether a public key can be sealed to, before anything is spent on a request that carries it.
-func CheckKey(to HPKEKey) error {
-	k, err := suite(to.KEM)
+// Seal is ParseKey and PublicKey.Seal.
+func Seal(to HPKEKey, info []byte, s Sealed) (Box, error) {
+	p, err := ParseKey(to)
 	if err != nil {
-		return fmt.Errorf("checking an HPKE key: %w", err)
+		return Box{}, fmt.Errorf("sealing a grant: %w", err)
 	}
-	if _, err := k.NewPublicKey(to.PublicKey); err != nil {
-		return errors.New("checking an HPKE key: not a valid public key")
-	}
-	return nil
+	return p.Seal(info, s)
 }
 
 // Open is the guest's side. Nothing inside is believed before VerifyGrant has accepted the grant around it.

@@ -21,6 +21,7 @@ import (
 // attempt is one grant request with all that was read for it before the transaction.
 type attempt struct {
 	req        door.GrantRequest
+	sealTo     door.PublicKey
 	nonce      []byte
 	challenge  door.ChallengeRequest
 	epoch      int // of the arming that the challenge belongs to
@@ -51,7 +52,8 @@ func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) 
 	if !b.limits.peerAllowed(peer) {
 		return door.Grant{}, b.anonymous(CodeRate, peer, "too many refused requests from this address")
 	}
-	if err := door.CheckKey(req.HPKE); err != nil {
+	sealTo, err := door.ParseKey(req.HPKE)
+	if err != nil {
 		return door.Grant{}, b.anonymous(CodeBinding, peer, "the HPKE key is not valid")
 	}
 	a, err := b.consume(ctx, req)
@@ -62,6 +64,7 @@ func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) 
 		return door.Grant{}, fmt.Errorf("consuming a challenge: %w", err)
 	}
 	// From here on the nonce is burnt, whatever happens.
+	a.sealTo = sealTo
 	g, err := b.decide(ctx, a)
 	var refused *Refusal
 	if errors.As(err, &refused) {

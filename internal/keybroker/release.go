@@ -191,7 +191,7 @@ func (b *Broker) unlock(ctx context.Context, tx pgx.Tx, a *attempt, d *decision,
 		mode, life = door.Initialise, b.InitialiseLease
 	}
 	var err error
-	d.sealed, err = door.Seal(a.req.HPKE, door.GrantInfo(a.context(), a.challenge, a.nonce),
+	d.sealed, err = a.sealTo.Seal(door.GrantInfo(a.context(), a.challenge, a.nonce),
 		door.Sealed{Mode: mode, VolumeSerial: a.serial, LUKSKey: keys.luks, HeaderMACKey: keys.headerMAC, HeaderHash: s.headerHash})
 	if err != nil {
 		return err
