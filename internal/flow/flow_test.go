@@ -144,10 +144,10 @@ func expire(ctx context.Context, t *testing.T, db *pgxpool.Pool) {
 	}
 }
 
-func toyRows(ctx context.Context, t *testing.T, db *pgxpool.Pool) int {
+func toyRows(ctx context.Context, t *testing.T, db *pgxpool.Pool, name string) int {
 	t.Helper()
 	var n int
-	if err := db.QueryRow(ctx, `SELECT count(*) FROM toy`).Scan(&n); err != nil {
+	if err := db.QueryRow(ctx, `SELECT count(*) FROM toy WHERE flow = $1 OR $1 = ''`, name).Scan(&n); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -155,8 +155,8 @@ func toyRows(ctx context.Context, t *testing.T, db *pgxpool.Pool) int {
 
 func complete(ctx context.Context, t *testing.T, db *pgxpool.Pool, c *cloud, name string) error {
 	want := []string{name + "/port", name + "/server", name + "/volume"}
-	if got := c.names(); !slices.Equal(got, want) || toyRows(ctx, t, db) != 3 {
-		return fmt.Errorf("have %v and %d rows", got, toyRows(ctx, t, db))
+	if got := c.names(); !slices.Equal(got, want) || toyRows(ctx, t, db, name) != 3 {
+		return fmt.Errorf("have %v and %d rows", got, toyRows(ctx, t, db, name))
 	}
 	for thing, n := range c.made {
 		if n != 1 {
@@ -166,9 +166,9 @@ func complete(ctx context.Context, t *testing.T, db *pgxpool.Pool, c *cloud, nam
 	return nil
 }
 
-func clean(ctx context.Context, t *testing.T, db *pgxpool.Pool, c *cloud) error {
-	if got := c.names(); len(got) > 0 || toyRows(ctx, t, db) != 0 {
-		return fmt.Errorf("left over: %v and %d rows", got, toyRows(ctx, t, db))
+func clean(ctx context.Context, t *testing.T, db *pgxpool.Pool, c *cloud, name string) error {
+	if got := c.names(); len(got) > 0 || toyRows(ctx, t, db, name) != 0 {
+		return fmt.Errorf("left over: %v and %d rows", got, toyRows(ctx, t, db, name))
 	}
 	return nil
 }
@@ -181,7 +181,7 @@ func TestProperties(t *testing.T) {
 			DB: db, Runner: r,
 			Start: func(ctx context.Context) (flow.ID, error) { return start(ctx, db, r, "toy", "w/1", toy{Name: "1"}) },
 			Done:  func(ctx context.Context) error { return complete(ctx, t, db, c, "1") },
-			Clean: func(ctx context.Context) error { return clean(ctx, t, db, c) },
+			Clean: func(ctx context.Context) error { return clean(ctx, t, db, c, "1") },
 		}
 	})
 }
@@ -228,11 +228,13 @@ func TestSuccessShowsEveryStep(t *testing.T) {
 // TestKilledAnywhere kills the process at every moment of every step, on the way forward and back, and lets a successor
 // finish the work.
 func TestKilledAnywhere(t *testing.T) {
+	db := database(t)
 	for _, unwind := range []bool{false, true} {
 		seen := map[string]bool{}
 		for n := 1; ; n++ { // the n-th moment, until a run has fewer
 			t.Run(fmt.Sprintf("unwind %t, moment %d", unwind, n), func(t *testing.T) {
-				ctx, db, c := flowtest.Context(t), database(t), newCloud()
+				ctx, c := flowtest.Context(t), newCloud()
+				name := fmt.Sprint(unwind, n)
 				f := toyFlow(c)
 				want := flow.StateSucceeded
 				if unwind {
@@ -250,7 +252,7 @@ func TestKilledAnywhere(t *testing.T) {
 					return passed == n
 				}
 				first := runner(t, cfg, f)
-				id := mustStart(ctx, t, db, first, "toy", "w/1", toy{Name: "1"})
+				id := mustStart(ctx, t, db, first, "toy", "w/"+name, toy{Name: name})
 				runCtx, stop := context.WithCancel(ctx)
 				ended := make(chan error, 1)
 				go func() { ended <- first.Run(runCtx) }()
@@ -272,9 +274,9 @@ func TestKilledAnywhere(t *testing.T) {
 				second := runner(t, config(db), f)
 				flowtest.Run(t, second)
 				flowtest.Await(ctx, t, db, id, want)
-				check := complete(ctx, t, db, c, "1")
+				check := complete(ctx, t, db, c, name)
 				if unwind {
-					check = clean(ctx, t, db, c)
+					check = clean(ctx, t, db, c, name)
 				}
 				if check != nil {
 					t.Error(check)
@@ -364,207 +366,7 @@ func TestTwoRunnersShareTheWork(t *testing.T) {
 	for _, id := range ids {
 		flowtest.Await(ctx, t, db, id, flow.StateSucceeded)
 	}
-	if got := toyRows(ctx, t, db); got != 120 {
+	if got := toyRows(ctx, t, db, ""); got != 120 {
 		t.Errorf("%d rows", got)
-	}
-}
-
-func TestWaitingHoldsNoWorker(t *testing.T) {
-	ctx, db := flowtest.Context(t), database(t)
-	waits := flow.Flow[toy]{Kind: "waits", Steps: []flow.Step[toy]{{Name: "wait", Deadline: 24 * time.Hour, Do: func(context.Context, *toy) error {
-		return flow.Again(time.Hour, "waiting for capacity")
-	}}}}
-	cfg := config(db)
-	cfg.Workers, cfg.Pace = 1, nil
-	r := runner(t, cfg, waits)
-	if err := flow.Register(r, flow.Flow[toy]{Kind: "quick", Steps: []flow.Step[toy]{{Name: "one"}}}); err != nil {
-		t.Fatal(err)
-	}
-	waiting := mustStart(ctx, t, db, r, "waits", "w/1", toy{})
-	quick := mustStart(ctx, t, db, r, "quick", "w/2", toy{})
-	flowtest.Run(t, r)
-	flowtest.Await(ctx, t, db, quick, flow.StateSucceeded)
-	flowtest.Until(ctx, t, "the wait to show", func() (bool, error) {
-		s, err := flow.Get(ctx, db, waiting)
-		return s.Detail == "waiting for capacity" && s.Steps[0].State == "waiting", err
-	})
-	if _, err := start(ctx, db, r, "quick", "w/1", toy{}); !errors.Is(err, flow.ErrBusy) {
-		t.Errorf("a second live flow on one subject: %v", err)
-	}
-}
-
-func TestDeadlineUnwindsOrParks(t *testing.T) {
-	ctx, db := flowtest.Context(t), database(t)
-	undone := 0
-	steps := func() []flow.Step[toy] {
-		return []flow.Step[toy]{
-			{Name: "make", Undo: func(context.Context, *toy) error { undone++; return nil }},
-			{Name: "wait", Deadline: 50 * time.Millisecond, Do: func(context.Context, *toy) error {
-				return flow.AgainBecause(time.Millisecond, &flow.Problem{Code: "capacity", Detail: "no host", Fix: "ask the operator"})
-			}},
-		}
-	}
-	r := runner(t, config(db), flow.Flow[toy]{Kind: "there and back", Steps: steps()})
-	if err := flow.Register(r, flow.Flow[toy]{Kind: "one way", Steps: steps(), OneWay: true}); err != nil {
-		t.Fatal(err)
-	}
-	back := mustStart(ctx, t, db, r, "there and back", "w/1", toy{})
-	parked := mustStart(ctx, t, db, r, "one way", "w/2", toy{})
-	flowtest.Run(t, r)
-	if s := flowtest.Await(ctx, t, db, back, flow.StateFailed); s.Problem.Code != "capacity" || s.Problem.Fix == "" || undone != 1 {
-		t.Errorf("failed with %+v, %d undone", s.Problem, undone)
-	}
-	for range 2 { // resuming parks it again, after another deadline
-		if s := flowtest.Await(ctx, t, db, parked, flow.StateParked); s.Problem.Code != "capacity" || s.Steps[1].State != "failed" {
-			t.Errorf("parked with %+v", s)
-		}
-		if err := postgres.InTx(ctx, db, func(tx pgx.Tx) error { return r.Resume(ctx, tx, parked) }); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func TestFailingUndoParksAndResumes(t *testing.T) {
-	ctx, db := flowtest.Context(t), database(t)
-	var mu sync.Mutex
-	stuck := true
-	f := flow.Flow[toy]{Kind: "stuck", Steps: []flow.Step[toy]{
-		{Name: "make", Undo: func(context.Context, *toy) error {
-			mu.Lock()
-			defer mu.Unlock()
-			if stuck {
-				return errors.New("volume is in use")
-			}
-			return nil
-		}},
-		{Name: "fail", Do: func(context.Context, *toy) error { return flow.Fatal(errors.New("no")) }},
-	}}
-	cfg := config(db)
-	cfg.UndoFor = 50 * time.Millisecond
-	r := runner(t, cfg, f)
-	id := mustStart(ctx, t, db, r, "stuck", "w/1", toy{})
-	flowtest.Run(t, r)
-	if s := flowtest.Await(ctx, t, db, id, flow.StateParked); s.Problem.Code != "undo" || s.Problem.Fix == "" {
-		t.Errorf("parked with %+v", s.Problem)
-	}
-	mu.Lock()
-	stuck = false
-	mu.Unlock()
-	if err := postgres.InTx(ctx, db, func(tx pgx.Tx) error { return r.Resume(ctx, tx, id) }); err != nil {
-		t.Fatal(err)
-	}
-	flowtest.Await(ctx, t, db, id, flow.StateFailed)
-}
-
-func TestCancelInterruptsAndUnwinds(t *testing.T) {
-	ctx, db, c := flowtest.Context(t), database(t), newCloud()
-	f := toyFlow(c)
-	entered := make(chan struct{}, 1)
-	f.Steps[2].Do = func(ctx context.Context, s *toy) error {
-		c.ensure(s.Name + "/server") // the call went out, its answer never comes
-		entered <- struct{}{}
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	r := runner(t, config(db), f)
-	id := mustStart(ctx, t, db, r, "toy", "w/1", toy{Name: "1"})
-	flowtest.Run(t, r)
-	<-entered
-	if err := postgres.InTx(ctx, db, func(tx pgx.Tx) error { return r.Cancel(ctx, tx, id, "no longer wanted") }); err != nil {
-		t.Fatal(err)
-	}
-	r.Wake()
-	if s := flowtest.Await(ctx, t, db, id, flow.StateFailed); s.Problem.Code != "cancelled" {
-		t.Errorf("failed with %+v", s.Problem)
-	}
-	if err := clean(ctx, t, db, c); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestSupersedeFencesTheWorkerAndSaysWhenItIsQuiet(t *testing.T) {
-	ctx, db, c := flowtest.Context(t), database(t), newCloud()
-	f := toyFlow(c)
-	entered := make(chan struct{}, 1)
-	f.Steps[1].Do = func(ctx context.Context, _ *toy) error {
-		entered <- struct{}{}
-		<-ctx.Done()
-		return flow.InTx(context.WithoutCancel(ctx), func(ctx context.Context, tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, `INSERT INTO toy VALUES ('late', 'write')`)
-			return err
-		})
-	}
-	r := runner(t, config(db), f)
-	if err := flow.Register(r, flow.Flow[toy]{Kind: "delete", Steps: []flow.Step[toy]{{Name: "settle", Do: func(ctx context.Context, _ *toy) error {
-		d, err := r.Quiet(ctx, "w/1")
-		if err == nil && d > 0 {
-			return flow.Again(d, "another worker is stopping")
-		}
-		return err
-	}}}}); err != nil {
-		t.Fatal(err)
-	}
-	create := mustStart(ctx, t, db, r, "toy", "w/1", toy{Name: "1"})
-	flowtest.Run(t, r)
-	<-entered
-	if d, err := r.Quiet(ctx, "w/1"); err != nil || d != 0 {
-		t.Fatalf("quiet in %s before anything was superseded (%v)", d, err)
-	}
-	var remove flow.ID
-	if err := postgres.InTx(ctx, db, func(tx pgx.Tx) (err error) {
-		if err = r.Supersede(ctx, tx, "w/1", "delete", "the workspace is deleted"); err == nil {
-			remove, err = flow.Start(ctx, tx, r, "delete", "w/1", "req", toy{})
-		}
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if d, err := r.Quiet(ctx, "w/1"); err != nil || d <= 0 {
-		t.Errorf("quiet in %s while the worker is in a step (%v)", d, err)
-	}
-	r.Wake()
-	flowtest.Await(ctx, t, db, remove, flow.StateSucceeded)
-	if s := flowtest.Await(ctx, t, db, create, flow.StateSuperseded); s.Problem.Code != "superseded" {
-		t.Errorf("superseded with %+v", s.Problem)
-	}
-	if got := toyRows(ctx, t, db); got != 1 { // "port" had been committed; nothing after that
-		t.Errorf("%d rows", got)
-	}
-}
-
-func TestDrainFinishesTheStepAndReleasesTheFlow(t *testing.T) {
-	ctx, db, c := flowtest.Context(t), database(t), newCloud()
-	f := toyFlow(c)
-	entered, finish := make(chan struct{}), make(chan struct{})
-	port := f.Steps[0].Do
-	f.Steps[0].Do = func(ctx context.Context, s *toy) error {
-		close(entered)
-		<-finish
-		return port(ctx, s)
-	}
-	r := runner(t, config(db), f)
-	id := mustStart(ctx, t, db, r, "toy", "w/1", toy{Name: "1"})
-	runCtx, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- r.Run(runCtx) }()
-	<-entered
-	stop()
-	close(finish)
-	if err := <-ended; err != nil {
-		t.Fatal(err)
-	}
-	var free bool
-	if err := db.QueryRow(ctx, `SELECT lease_until IS NULL AND step = 'volume' FROM flow WHERE id = $1`, id).Scan(&free); err != nil || !free {
-		t.Errorf("flow was not released after its step (%v)", err)
-	}
-}
-
-func TestPanicIsTheStepsFailure(t *testing.T) {
-	ctx, db := flowtest.Context(t), database(t)
-	r := runner(t, config(db), flow.Flow[toy]{Kind: "panics", Steps: []flow.Step[toy]{{Name: "boom", Do: func(context.Context, *toy) error { panic("secret") }}}})
-	id := mustStart(ctx, t, db, r, "panics", "w/1", toy{})
-	flowtest.Run(t, r)
-	if s := flowtest.Await(ctx, t, db, id, flow.StateFailed); s.Problem.Code != "internal" || s.Problem.Detail != "internal error in step boom" {
-		t.Errorf("failed with %+v", s.Problem)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"regexp"
 	"slices"
@@ -26,8 +25,8 @@ var (
 // TestCreateProperties fails a creation at each step, before and after its effect; it runs every step and every undo twice.
 // A guest that is to be unwound never formats, so that nothing of it may stay.
 func TestCreateProperties(t *testing.T) {
+	r := newRig(t)
 	flowtest.Properties(t, createSteps, func(t *testing.T, wrap func(flow.Flow[run]) flow.Flow[run]) flowtest.World {
-		r := newRig(t)
 		svc, runner := r.service(func(_ *flow.Config, c *Config) {
 			c.wrap = func(f flow.Flow[run]) flow.Flow[run] {
 				if f.Kind != kindCreate {
@@ -41,6 +40,7 @@ func TestCreateProperties(t *testing.T) {
 				return wrap(f)
 			}
 		})
+		r.behave = nil
 		if t.Name() != "TestCreateProperties/every_do_twice" {
 			r.behave = func(door.Stage) error { return errors.New("this guest never formats") }
 		}
@@ -56,7 +56,11 @@ func TestCreateProperties(t *testing.T) {
 				if got := r.state(ctx, id); got != Ready {
 					return fmt.Errorf("workspace is %s", got)
 				}
-				return r.one()
+				if err := r.one(); err != nil {
+					return err
+				}
+				r.await(ctx, r.begin(ctx, svc, svc.Delete, id), flow.StateSucceeded)
+				return r.nothing()
 			},
 			Clean: func(ctx context.Context) error {
 				if got := r.state(ctx, id); got != Failed {
@@ -68,56 +72,45 @@ func TestCreateProperties(t *testing.T) {
 	})
 }
 
-// TestKilledWhileCreatingAndDeleting kills the process at every moment of a creation and of the deletion after it, one
-// moment per run, and lets a successor finish: one of each resource, then none, in the cloud and in the log.
-func TestKilledWhileCreatingAndDeleting(t *testing.T) {
-	moments := []flow.Moment{flow.AfterIntent, flow.AfterDo, flow.BeforeCommit, flow.AfterCommit}
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 1)) // #nosec G404 -- chooses test cases
-	r := newRig(t)
-	for _, kind := range []string{kindCreate, kindDelete} {
-		steps := map[string][]string{kindCreate: createSteps, kindDelete: deleteSteps}[kind]
-		for _, step := range steps {
-			moment := moments[random.IntN(len(moments))]
-			t.Run(fmt.Sprintf("%s, %s, %s", kind, step, moment), func(t *testing.T) { killAt(t, r, kind, step, moment) })
+// place is where a process dies.
+type place struct {
+	kind, step string
+	moment     flow.Moment
+}
+
+func places(kind string, steps []string) (all []place) {
+	for _, step := range steps {
+		for _, moment := range []flow.Moment{flow.AfterIntent, flow.AfterDo, flow.BeforeCommit, flow.AfterCommit} {
+			all = append(all, place{kind, step, moment})
 		}
+	}
+	return all
+}
+
+// TestKilledWhileCreatingAndDeleting kills the process at every moment of a creation and of the deletion after it, one
+// of each per workspace, and lets a successor finish: one of each resource, then none, in the cloud and in the log.
+func TestKilledWhileCreatingAndDeleting(t *testing.T) {
+	r := newRig(t)
+	deletions := places(kindDelete, deleteSteps)
+	for i, creation := range places(kindCreate, createSteps) {
+		deletion := deletions[i%len(deletions)]
+		t.Run(fmt.Sprintf("%s %s, %s %s", creation.step, creation.moment, deletion.step, deletion.moment), func(t *testing.T) {
+			killAt(t, r, creation, deletion)
+		})
 	}
 }
 
-func killAt(t *testing.T, r *rig, kind, step string, moment flow.Moment) {
+func killAt(t *testing.T, r *rig, creation, deletion place) {
 	ctx := flowtest.Context(t)
-	var struck atomic.Bool
-	svc, first := r.service(func(c *flow.Config, _ *Config) {
-		c.Interrupt = func(p flow.Point) bool {
-			return p.Kind == kind && p.Step == step && p.At == moment && struck.CompareAndSwap(false, true)
-		}
-	})
-	stopFirst := flowtest.Run(t, first)
 	made := map[string]int{}
 	for _, k := range []string{"server", "volume", "port", "security group", "secret"} {
 		made[k] = r.cloud.Created(k)
 	}
-	w, op := r.create(ctx, svc)
-	finish := func(op Operation) {
-		flowtest.Until(ctx, t, "the operation to end or its process to die", func() (bool, error) {
-			s, err := flow.Get(ctx, r.db, flow.ID(op.ID))
-			return struck.Load() || s.EndedAt != nil, err
-		})
-		if !struck.Load() {
-			flowtest.Await(ctx, t, r.db, flow.ID(op.ID), flow.StateSucceeded)
-			return
-		}
-		stopFirst()
-		if _, err := r.db.Exec(ctx, `UPDATE flow SET lease_until = clock_timestamp() - interval '1 s' WHERE lease_until IS NOT NULL`); err != nil {
-			t.Fatal(err)
-		}
-		var second *flow.Runner
-		svc, second = r.service(nil)
-		flowtest.Run(t, second)
-		flowtest.Await(ctx, t, r.db, flow.ID(op.ID), flow.StateSucceeded)
-	}
-	finish(op)
+	var w Workspace
+	r.killed(ctx, t, creation, func(svc *Service) (op Operation) {
+		w, op = r.create(ctx, svc)
+		return op
+	})
 	if err := r.one(); err != nil {
 		t.Errorf("after the creation: %v", err)
 	}
@@ -130,19 +123,40 @@ func killAt(t *testing.T, r *rig, kind, step string, moment flow.Moment) {
 			t.Errorf("%d of %s were made", n, k)
 		}
 	}
-	finish(r.begin(ctx, svc, svc.Delete, w.ID))
-	flowtest.Until(ctx, t, "the workspace to be deleted", func() (bool, error) { return r.state(ctx, w.ID) == Deleted, nil })
+	r.killed(ctx, t, deletion, func(svc *Service) Operation { return r.begin(ctx, svc, svc.Delete, w.ID) })
+	if got := r.state(ctx, w.ID); got != Deleted {
+		t.Errorf("workspace is %s", got)
+	}
 	if err := r.nothing(); err != nil {
 		t.Errorf("after the deletion: %v", err)
-	}
-	if !struck.Load() {
-		t.Error("the process was never killed")
 	}
 	var doubles int
 	if err := r.db.QueryRow(ctx, `SELECT count(*) FROM (SELECT 1 FROM flow_event e JOIN flow f ON f.id = e.flow WHERE f.subject = $1 AND e.kind = 'succeeded'
 		GROUP BY e.flow, e.step HAVING count(*) > 1) d`, subject(w.ID)).Scan(&doubles); err != nil || doubles != 0 {
 		t.Errorf("%d steps succeeded twice (%v)", doubles, err)
 	}
+}
+
+// killed starts an operation, lets its process die at a place, and a successor finish.
+func (r *rig) killed(ctx context.Context, t *testing.T, at place, start func(*Service) Operation) {
+	t.Helper()
+	var struck atomic.Bool
+	svc, first := r.service(func(c *flow.Config, _ *Config) {
+		c.Interrupt = func(p flow.Point) bool {
+			return p.Kind == at.kind && p.Step == at.step && p.At == at.moment && struck.CompareAndSwap(false, true)
+		}
+	})
+	stop := flowtest.Run(t, first)
+	op := start(svc)
+	flowtest.Until(ctx, t, "the process to die", func() (bool, error) { return struck.Load(), nil })
+	stop()
+	if _, err := r.db.Exec(ctx, `UPDATE flow SET lease_until = clock_timestamp() - interval '1 s' WHERE lease_until IS NOT NULL`); err != nil {
+		t.Fatal(err)
+	}
+	_, second := r.service(nil)
+	stop = flowtest.Run(t, second)
+	defer stop()
+	flowtest.Await(ctx, t, r.db, flow.ID(op.ID), flow.StateSucceeded)
 }
 
 // TestDeleteWhileCreating deletes a workspace while each step of its creation is under way.
