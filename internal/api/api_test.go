@@ -168,7 +168,7 @@ func workspaceBody(project, img string) map[string]any {
 
 const anyULID = "01jd0000000000000000000000"
 
-// TestRequestsThatAreRefusedBeforeTheyMeanAnything holds every kind of malformed request against its problem.
+// TestMalformedRequests holds every kind of malformed request against its problem.
 func TestMalformedRequests(t *testing.T) {
 	r := newRig(t)
 	op := r.person("op", "operator")
