@@ -39,7 +39,7 @@ func run(args []string, in io.Reader, out, errs io.Writer) int {
 	}
 	fmt.Fprintln(errs, "siesta-verify:", err)
 	var unjudged *cannotJudge
-	if errors.As(err, &unjudged) || strings.HasPrefix(err.Error(), "unknown ") || strings.HasPrefix(err.Error(), "required flag") {
+	if errors.As(err, &unjudged) || usageError(err) {
 		return 2
 	}
 	return 1
@@ -107,4 +107,15 @@ func checkpoint(v audit.Verifier, name string) (audit.Checkpoint, error) {
 		return audit.Checkpoint{}, fmt.Errorf("%s: %w", name, err)
 	}
 	return c, nil
+}
+
+// usageError recognises cobra's complaints about the command line, which have
+// no type of their own.
+func usageError(err error) bool {
+	for _, prefix := range []string{"unknown ", "accepts ", "required flag", "flag needs", "invalid argument"} {
+		if strings.HasPrefix(err.Error(), prefix) {
+			return true
+		}
+	}
+	return false
 }
