@@ -150,6 +150,11 @@ func (f flowRow) status(events []eventRow) Status {
 			s.Steps[i].apply(e)
 		}
 	}
+	for i := range s.Steps { // a flow that was superseded in the middle of a step does not go on with it
+		if st := &s.Steps[i]; f.State == StateSuperseded && st.StartedAt != nil && st.EndedAt == nil {
+			st.State, st.EndedAt, st.Problem = "failed", f.EndedAt, f.Problem
+		}
+	}
 	return s
 }
 

@@ -203,6 +203,11 @@ func TestDeleteWhileCreating(t *testing.T) {
 			if err != nil || got.State != OperationFailed || got.Problem.Code != "superseded" {
 				t.Errorf("the creation shows as %+v (%v)", got, err)
 			}
+			for _, s := range got.Steps {
+				if s.State == "running" || s.State == "waiting" {
+					t.Errorf("step %s of the ended creation shows as %s", s.Name, s.State)
+				}
+			}
 		})
 	}
 }
@@ -280,7 +285,6 @@ func TestLateWorkerArmsNothing(t *testing.T) {
 	})
 	w, _ := r.create(ctx, late)
 	flowtest.Run(t, runner)
-	go late.Wake()
 	<-reached
 	if _, err := r.db.Exec(ctx, `UPDATE flow SET lease_until = clock_timestamp() - interval '1 s'`); err != nil {
 		t.Fatal(err)

@@ -71,7 +71,7 @@ func plainly(fn func(context.Context, *Site, *run) error) func(context.Context, 
 
 // sweep deletes whatever still bears one of the workspace's names: what a crash, a duplicate or a late answer left.
 func (s *Service) sweep(ctx context.Context, site *Site, r *run) error {
-	left, err := s.leftovers(ctx, site, r.Workspace)
+	left, err := s.leftovers(ctx, site, r)
 	if err != nil || len(left) == 0 {
 		return err
 	}
@@ -99,22 +99,28 @@ type leftover struct {
 	client *openstack.Client
 }
 
-func (s *Service) leftovers(ctx context.Context, site *Site, workspace string) ([]leftover, error) {
-	clients := []*openstack.Client{site.Client}
-	if site.Keys != site.Client {
-		clients = append(clients, site.Keys)
-	}
+// leftovers lists what bears the workspace's names. The key manager's credential is asked for secrets only: it may be
+// allowed nothing else.
+func (s *Service) leftovers(ctx context.Context, site *Site, r *run) ([]leftover, error) {
 	var out []leftover
-	for _, c := range clients {
-		all, err := c.Leftovers(ctx)
-		if err != nil {
-			return nil, err
+	all, err := site.Client.Leftovers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range all {
+		if strings.HasPrefix(o.Name, s.prefix(r.Workspace)) {
+			out = append(out, leftover{o, site.Client})
 		}
-		for _, o := range all {
-			if strings.HasPrefix(o.Name, s.prefix(workspace)) {
-				out = append(out, leftover{o, c})
-			}
-		}
+	}
+	if site.Keys == site.Client {
+		return out, nil
+	}
+	secrets, err := site.Keys.Named(ctx, "secret", s.name(r.Workspace, roleKey, r.Generation))
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range secrets {
+		out = append(out, leftover{o, site.Keys})
 	}
 	return out, nil
 }

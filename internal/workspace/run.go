@@ -3,7 +3,6 @@ package workspace
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +20,7 @@ const (
 	kindDelete = "delete"
 )
 
-// run is what a flow carries from step to step: no secrets, and nobody's name.
+// run is what a flow carries from step to step: no secrets, and of people none but who allowed a reboot.
 type run struct {
 	Workspace  string `json:"workspace"`
 	Project    string `json:"project"`
@@ -274,17 +273,16 @@ func (s *Service) orNamed(ctx context.Context, site *Site, kind, name, id string
 	return id, err
 }
 
-// named finds something by name in the list of all that the installation has at the site.
+// named finds one of the things of that kind and name.
 func (s *Service) named(ctx context.Context, site *Site, kind, name string) (string, error) {
-	all, err := site.Client.Leftovers(ctx)
+	found, err := site.Client.Named(ctx, kind, name)
 	if err != nil {
 		return "", err
 	}
-	i := slices.IndexFunc(all, func(o openstack.Resource) bool { return o.Kind == kind && o.Name == name })
-	if i < 0 {
+	if len(found) == 0 {
 		return "", &openstack.Error{Kind: openstack.NotFound, Op: "finding " + kind, Object: name}
 	}
-	return all[i].ID, nil
+	return found[0].ID, nil
 }
 
 // during gives a step time, and says so where the zero would mean the default of a flow.
