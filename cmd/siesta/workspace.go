@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -289,6 +290,8 @@ func (a *app) explain() *cobra.Command {
 	}
 	type explanation struct {
 		Facts []fact `json:"facts"`
+		Stage string `json:"stage"`
+		Guest string `json:"guest"`
 		Next  string `json:"next"`
 	}
 	return &cobra.Command{
@@ -316,7 +319,7 @@ func (a *app) explain() *cobra.Command {
 			if err := a.printer().table([]string{"FACT", "HOLDS", "WHY", "WHO CAN FIX IT"}, rows); err != nil {
 				return err
 			}
-			return a.printer().fields("next:", e.Next)
+			return a.printer().fields("guest:", strings.TrimSuffix(e.Stage+": "+e.Guest, ": "), "next:", e.Next)
 		},
 	}
 }

@@ -136,7 +136,7 @@ func (h *handlers) ExplainWorkspace(ctx context.Context, r gen.ExplainWorkspaceR
 	}
 	view := gen.Explanation{
 		Workspace: e.Workspace.ID, State: gen.WorkspaceState(e.Workspace.State), Releasable: len(e.Facts) > 0, Facts: factViews(e.Facts),
-		Stage: optional(e.Stage), Refusal: optional(e.Refusal), Suspended: e.Suspended, Next: e.Next,
+		Stage: optional(e.Stage), Guest: optional(e.Guest), Refusal: optional(e.Refusal), Suspended: e.Suspended, Next: e.Next,
 	}
 	for _, f := range e.Facts {
 		view.Releasable = view.Releasable && f.Holds

@@ -28,7 +28,7 @@ func (s *Service) Explain(ctx context.Context, id string) (Explanation, error) {
 	case err != nil:
 		return Explanation{}, fmt.Errorf("explaining workspace %s: %w", id, err)
 	default:
-		e.Stage, e.Suspended, e.Destruction = state.Stage, state.Suspended, state.Destruction
+		e.Stage, e.Guest, e.Suspended, e.Destruction = state.Stage, state.Detail, state.Suspended, state.Destruction
 		if state.LastRefusal != nil {
 			e.Refusal, e.Decision = state.LastRefusal.Code, state.LastRefusal.ID
 		}

@@ -140,6 +140,8 @@ type Explanation struct {
 	Facts     []permit.NamedFact
 	// Stage is how far the guest has come: attested, unlocked, ready, failed, stopping or empty.
 	Stage string
+	// Guest is what the guest said of itself with that stage, such as how often it has booted from its volume.
+	Guest string
 	// Refusal is the code of the last refused release and Decision its id; empty if there was none.
 	Refusal   string
 	Decision  string

@@ -386,6 +386,9 @@ type DatasetPage struct {
 type Explanation struct {
 	Facts []Fact `json:"facts"`
 
+	// Guest What the guest said of itself with that stage, such as how often it has booted from its volume.
+	Guest *string `json:"guest,omitempty"`
+
 	// Next What would get the workspace going, and who can do it.
 	Next string `json:"next"`
 
