@@ -91,15 +91,28 @@ func (t *Teller) Create(ctx context.Context) error {
 	if t.Workspace, err = workspaceIn(out); err != nil {
 		return err
 	}
-	_, err = t.CLI(ctx, "rita", "explain", t.Workspace)
-	return err
+	return t.expectBoot(ctx, 1)
+}
+
+// expectBoot reads what the guest itself found in the journal on its encrypted disk.
+func (t *Teller) expectBoot(ctx context.Context, n int) error {
+	out, err := t.CLI(ctx, "rita", "explain", t.Workspace)
+	if err != nil {
+		return err
+	}
+	if want := fmt.Sprintf("boot %d of this volume", n); !strings.Contains(out, want) {
+		return fmt.Errorf("the guest does not report %q", want)
+	}
+	return nil
 }
 
 // Reboot: the file written at the first boot is still there.
 func (t *Teller) Reboot(ctx context.Context) error {
 	t.say("A reboot: the key is released again to the same guest, which finds the file it wrote on the encrypted disk.")
-	_, err := t.CLI(ctx, "rita", "workspace", "reboot", t.Workspace, "--wait")
-	return err
+	if _, err := t.CLI(ctx, "rita", "workspace", "reboot", t.Workspace, "--wait"); err != nil {
+		return err
+	}
+	return t.expectBoot(ctx, 2)
 }
 
 // Attacks: the operator of the cloud tries two things.
