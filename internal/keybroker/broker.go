@@ -116,9 +116,10 @@ type blobKey struct {
 }
 
 const (
-	maxChallengeLife = 2 * time.Minute
-	storeTimeout     = 10 * time.Second
-	janitorInterval  = time.Minute
+	maxChallengeLife  = 2 * time.Minute
+	storeTimeout      = 10 * time.Second
+	checkpointTimeout = 15 * time.Second
+	janitorInterval   = time.Minute
 )
 
 var installationPattern = regexp.MustCompile(`^[a-z0-9]{8}$`)

@@ -71,7 +71,7 @@ func newEnvelope(ctx context.Context, ring Keyring, s scope) (envelope, error) {
 	prefix := make([]byte, 0, blobSize)
 	prefix = append(prefix, blobMagic...)
 	prefix = append(prefix, custodyWrapped)
-	prefix = binary.BigEndian.AppendUint32(prefix, uint32(s.version)) //nolint:gosec // versions are small and positive
+	prefix = binary.BigEndian.AppendUint32(prefix, uint32(s.version))
 	e.blob = append(prefix, seal(aead, append(s.aad(labelDEK), prefix...), dek)...)
 	e.blobHash = sha256.Sum256(e.blob)
 	return e, nil

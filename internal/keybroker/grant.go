@@ -177,7 +177,7 @@ func (b *Broker) decide(ctx context.Context, a *attempt) (door.Grant, error) {
 	if err != nil {
 		return door.Grant{}, err
 	}
-	receipt, err := b.Log.Wait(ctx, d.entry)
+	receipt, err := b.await(ctx, d.entry)
 	if err != nil {
 		// The release is committed and the answer has not left: the same request will be answered.
 		return door.Grant{}, fmt.Errorf("%w: waiting for the checkpoint of a decision: %w", ErrBusy, err)
@@ -187,6 +187,13 @@ func (b *Broker) decide(ctx context.Context, a *attempt) (door.Grant, error) {
 	}
 	b.remember(a)
 	return b.answer(a, d, receipt), nil
+}
+
+// await waits for the checkpoint over an entry, but not for ever: a guest that is told to ask again gets the same answer later.
+func (b *Broker) await(ctx context.Context, id audit.ID) (audit.Receipt, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
+	defer cancel()
+	return b.Log.Wait(ctx, id)
 }
 
 // answer signs what may leave. It is called only after the checkpoint.
@@ -248,7 +255,7 @@ func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, peer stri
 	if err := b.judge(ctx, a); err != nil || string(a.requestHash()) != string(request) {
 		return door.Grant{}, b.anonymous(CodeNonce, peer, "the challenge is used, by another guest or with other keys")
 	}
-	receipt, err := b.Log.Wait(ctx, d.entry)
+	receipt, err := b.await(ctx, d.entry)
 	if err != nil {
 		return door.Grant{}, fmt.Errorf("%w: waiting for the checkpoint of a release: %w", ErrBusy, err)
 	}

@@ -153,7 +153,7 @@ func (k *PKCS11Keyring) Rotate(context.Context) (int, error) {
 	if list := k.epochs(); len(list) > 0 {
 		epoch = list[len(list)-1] + 1
 	}
-	id := binary.BigEndian.AppendUint32(nil, uint32(epoch)) //nolint:gosec // epochs are small and positive
+	id := binary.BigEndian.AppendUint32(nil, uint32(epoch))
 	key, err := k.token.GenerateSecretKeyWithLabel(id, []byte(k.label), 8*rootSize, crypto11.CipherAES)
 	if err != nil {
 		return 0, fmt.Errorf("making the root of epoch %d: %w", epoch, err)

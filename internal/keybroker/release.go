@@ -294,7 +294,7 @@ func (b *Broker) refuseEvidence(ctx context.Context, a *attempt, verdict *attest
 	if err != nil {
 		return fmt.Errorf("recording a refusal of workspace %s: %w", a.challenge.Workspace, err)
 	}
-	if _, err := b.Log.Wait(ctx, d.entry); err != nil {
+	if _, err := b.await(ctx, d.entry); err != nil {
 		return fmt.Errorf("%w: waiting for the checkpoint of a refusal: %w", ErrBusy, err)
 	}
 	return r
