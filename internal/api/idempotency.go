@@ -141,7 +141,7 @@ func (c *call) lock() int64 {
 		_ = binary.Write(h, binary.BigEndian, int64(len(part)))
 		h.Write([]byte(part))
 	}
-	return int64(binary.BigEndian.Uint64(h.Sum(nil))) //nolint:gosec // any 64 bits will do
+	return int64(binary.BigEndian.Uint64(h.Sum(nil))) // any 64 bits will do
 }
 
 func (s *Server) sweepKeys(ctx context.Context) {

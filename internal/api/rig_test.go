@@ -43,7 +43,7 @@ import (
 
 // rig is a server on a real database with a real audit log; issuer, workspaces and broker are the test's.
 type rig struct {
-	t          *testing.T
+	t          testing.TB
 	db         *pgxpool.Pool
 	issuer     *fakeIssuer
 	server     *Server
@@ -54,7 +54,7 @@ type rig struct {
 	router     routers.Router
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	r := &rig{t: t, db: pgtest.New(t), issuer: newFakeIssuer(t), broker: &fakeBroker{}}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
@@ -72,7 +72,8 @@ func newRig(t *testing.T) *rig {
 		DB: r.db, Logger: zap.NewNop(), Log: r.log, Authz: rules, Workspaces: r.workspaces, Permits: permit.New(r.db), Images: image.New(r.db),
 		Broker: r.broker, CursorKey: make([]byte, 32), Ready: func(context.Context) error { return nil }, Metrics: prometheus.NewRegistry(),
 		Issuers: []Issuer{r.issuer.config()},
-		Sites: []Site{{Name: "ifca", TEE: "sev-snp", Flavors: []string{"m1"},
+		Sites: []Site{{
+			Name: "ifca", TEE: "sev-snp", Flavors: []string{"m1"},
 			Preflight: func(context.Context) (openstack.Report, error) {
 				return openstack.Report{Site: "ifca", Checks: []openstack.PreflightCheck{{Name: "flavors", OK: true, Detail: "all there"}}}, nil
 			},
@@ -247,8 +248,8 @@ func newFakeIssuer(t testing.TB) *fakeIssuer {
 	must(t, err)
 	f := &fakeIssuer{signers: []signer{{"k1", jose.ES256, key}}}
 	f.Server = httptest.NewServer(http.HandlerFunc(f.serve))
-	f.url = f.Server.URL
-	t.Cleanup(f.Server.Close)
+	f.url = f.URL
+	t.Cleanup(f.Close)
 	return f
 }
 

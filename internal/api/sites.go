@@ -61,8 +61,11 @@ func (h *handlers) GetSite(ctx context.Context, r gen.GetSiteRequestObject) (gen
 		name string
 		openstack.Usage
 	}{
-		{"servers", capacity.Servers}, {"vcpus", capacity.VCPUs}, {"ram_mib", capacity.RAMMiB},
-		{"volumes", capacity.Volumes}, {"volume_gib", capacity.VolumeGiB},
+		{"servers", capacity.Servers},
+		{"vcpus", capacity.VCPUs},
+		{"ram_mib", capacity.RAMMiB},
+		{"volumes", capacity.Volumes},
+		{"volume_gib", capacity.VolumeGiB},
 	} {
 		quotas = append(quotas, gen.Quota{Name: q.name, Used: int64(q.Used), Limit: int64(q.Max)})
 	}
