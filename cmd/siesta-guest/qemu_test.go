@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -54,7 +55,7 @@ type site struct {
 	url    string
 	dir    string
 	disk   string
-	boots  int
+	boots  atomic.Int32
 }
 
 func newSite(t *testing.T) *site {
@@ -108,11 +109,11 @@ func (s *site) bootWith(line string) *booted {
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.boots++
+	n := s.boots.Add(1)
 	ctx, cancel := context.WithTimeout(s.Context(), patience)
 	s.Cleanup(cancel)
-	g := &booted{site: s, console: filepath.Join(s.dir, fmt.Sprintf("console-%d", s.boots)), from: len(s.broker.Events()), ctx: ctx}
-	socket := filepath.Join(s.dir, fmt.Sprintf("psp-%d", s.boots))
+	g := &booted{site: s, console: filepath.Join(s.dir, fmt.Sprintf("console-%d", n)), from: len(s.broker.Events()), ctx: ctx}
+	socket := filepath.Join(s.dir, fmt.Sprintf("psp-%d", n))
 	g.machine, err = qemu.Start(ctx, qemu.Spec{
 		Kernel: filepath.Join(dir, "vmlinuz"), Initrd: filepath.Join(dir, "initrd-devtee.img"), Append: line,
 		VCPUs: 1, MemMiB: 384, Disks: []qemu.Disk{{Path: s.disk, Serial: serial}},
@@ -342,7 +343,7 @@ func TestSurvivesAPowerCutWhileFormatting(t *testing.T) {
 			recorded := make(chan struct{})
 			var once sync.Once
 			s.broker.Intercept = func(path string, body []byte) (int, bool) {
-				if s.boots > 1 || !bytes.Contains(body, []byte(`"formatted"`)) {
+				if s.boots.Load() > 1 || !bytes.Contains(body, []byte(`"formatted"`)) {
 					return 0, false
 				}
 				if c.unheard {

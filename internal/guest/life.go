@@ -62,24 +62,24 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	alive, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
 		select {
 		case <-c.Button:
 			cancel(ErrButton)
-		case <-ctx.Done():
+		case <-alive.Done():
 		}
 	}()
-	why := c.live(ctx, s)
-	if ctx.Err() != nil { // whatever failed, failed because of the end
-		why = context.Cause(ctx)
+	why := c.live(alive, s)
+	if alive.Err() != nil { // whatever failed, failed because of the end
+		why = context.Cause(alive)
 		if errors.Is(why, context.Canceled) {
 			why = errStopped
 		}
 	}
 	// The end has its own time: ctx may be over.
-	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
+	end, done := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
 	defer done()
 	stage := door.Failed
 	if errors.Is(why, ErrButton) || errors.Is(why, errStopped) {
@@ -87,7 +87,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	// The volume is closed before anybody is told: nothing on the network can delay it.
 	closing := c.Volume.Close(context.WithoutCancel(ctx))
-	s.report(ctx, stage, errors.Join(why, closing).Error())
+	s.report(end, stage, errors.Join(why, closing).Error())
 	return errors.Join(why, closing)
 }
 

@@ -21,7 +21,6 @@ type entry struct {
 const (
 	typeDir    = 0o040000
 	typeFile   = 0o100000
-	typeLink   = 0o120000
 	typeDevice = 0o020000
 )
 
@@ -41,8 +40,6 @@ func (a archive) put(name string, e entry) {
 func (a archive) file(name string, mode uint32, data []byte) {
 	a.put(name, entry{mode: typeFile | mode, data: data})
 }
-
-func (a archive) link(name, to string) { a.put(name, entry{mode: typeLink | 0o777, data: []byte(to)}) }
 
 func (a archive) device(name string, major, minor uint32) {
 	a.put(name, entry{mode: typeDevice | 0o600, major: major, minor: minor})
