@@ -74,7 +74,7 @@ func (r *exportReader) skipTo(prefix string) (string, error) {
 		if word != "entry" && word != "checkpoint" {
 			continue
 		}
-		numbers, err := parseNumbers(rest, 2)
+		numbers, err := parseNumbers(rest)
 		if err != nil || numbers[1] > maxExportEntry {
 			return "", errTruncated
 		}
@@ -113,7 +113,7 @@ func (r *exportReader) entry(index int64) ([]byte, error) {
 	if !ok {
 		return nil, bad(index, "the entry is missing")
 	}
-	numbers, err := parseNumbers(rest, 2)
+	numbers, err := parseNumbers(rest)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func (r *exportReader) checkpoint(size int64) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("the export has no checkpoint of size %d", size)
 	}
-	numbers, err := parseNumbers(rest, 2)
+	numbers, err := parseNumbers(rest)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +150,7 @@ func parseBatchLine(line string) (first, count int64, leaves []byte, err error) 
 	if len(fields) != 4 {
 		return 0, 0, nil, errors.New("the export has a malformed batch line")
 	}
-	numbers, err := parseNumbers(fields[1]+" "+fields[2], 2)
+	numbers, err := parseNumbers(fields[1] + " " + fields[2])
 	if err != nil {
 		return 0, 0, nil, err
 	}
@@ -168,7 +168,7 @@ func parseTileLine(line string) (tileKey, []byte, error) {
 	if len(fields) != 4 {
 		return tileKey{}, nil, errors.New("the export has a malformed tile line")
 	}
-	numbers, err := parseNumbers(fields[1]+" "+fields[2], 2)
+	numbers, err := parseNumbers(fields[1] + " " + fields[2])
 	if err != nil {
 		return tileKey{}, nil, err
 	}
@@ -179,17 +179,16 @@ func parseTileLine(line string) (tileKey, []byte, error) {
 	return tileKey{int(numbers[0]), numbers[1]}, data, nil
 }
 
-// parseNumbers reads exactly n canonical numbers below 2^56, the largest tree.
-func parseNumbers(text string, n int) ([]int64, error) {
+// parseNumbers reads two canonical numbers below 2^56, the largest tree.
+func parseNumbers(text string) (out [2]int64, err error) {
 	fields := strings.Split(text, " ")
-	if len(fields) != n {
-		return nil, errors.New("the export has a malformed line")
+	if len(fields) != len(out) {
+		return out, errors.New("the export has a malformed line")
 	}
-	out := make([]int64, n)
 	for i, field := range fields {
 		v, err := strconv.ParseInt(field, 10, 64)
 		if err != nil || v < 0 || v >= 1<<56 || strconv.FormatInt(v, 10) != field {
-			return nil, errors.New("the export has a malformed number")
+			return out, errors.New("the export has a malformed number")
 		}
 		out[i] = v
 	}

@@ -37,8 +37,10 @@ func newRig(t *testing.T) *rig {
 // log makes a Log without running it.
 func (r *rig) log(change ...func(*Config)) *Log {
 	r.Helper()
-	config := Config{DB: r.db, Origin: origin, Signer: testKey, Lease: 2 * time.Second,
-		Logger: zaptest.NewLogger(r.T, zaptest.Level(zap.WarnLevel))}
+	config := Config{
+		DB: r.db, Origin: origin, Signer: testKey, Lease: 2 * time.Second,
+		Logger: zaptest.NewLogger(r.T, zaptest.Level(zap.WarnLevel)),
+	}
 	for _, f := range change {
 		f(&config)
 	}
@@ -100,18 +102,22 @@ func (r *rig) append(e Entry) ID {
 	return id
 }
 
-// fill appends n entries and waits until all have an index.
+// fill appends n entries in one transaction and one round trip, and waits until
+// all have an index.
 func (r *rig) fill(l *Log, n int) {
 	r.Helper()
 	var last ID
 	err := postgres.InTx(r.context(), r.db, func(tx pgx.Tx) error {
+		work := &pgx.Batch{}
 		for i := range n {
-			var err error
-			if last, err = Append(r.context(), tx, entry(i)); err != nil {
+			s, err := entry(i).seal(time.Now())
+			if err != nil {
 				return err
 			}
+			work.Queue(sqlAppend, s.at, s.action, s.object, s.project, s.outcome, s.body, s.openings).
+				QueryRow(func(row pgx.Row) error { return row.Scan(&last) })
 		}
-		return nil
+		return tx.SendBatch(r.context(), work).Close()
 	})
 	if err != nil {
 		r.Fatal(err)
