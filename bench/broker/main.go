@@ -28,10 +28,11 @@ import (
 
 func main() {
 	var err error
+	ctx := context.Background()
 	if len(os.Args) > 1 && os.Args[1] == "client" {
-		err = runClient(os.Args[2:])
+		err = runClient(ctx, os.Args[2:])
 	} else {
-		err = run()
+		err = run(ctx)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench/broker:", err)
@@ -45,13 +46,12 @@ type sample struct {
 	rate float64       // requests per second
 }
 
-func run() error {
+func run(ctx context.Context) error {
 	repetitions := flag.Int("repetitions", 7, "pairs of calibration and release")
 	guests := flag.Int("guests", 1500, "releases in one repetition")
 	connections := flag.Int("connections", 32, "connections of the client")
 	keep := flag.String("cpuprofile", "", "keep the CPU profile in this file")
 	flag.Parse()
-	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "bench-broker-")
 	if err != nil {
 		return err
@@ -66,7 +66,7 @@ func run() error {
 	fmt.Printf("%d guests, %d connections, %d cores, load before: %s", *guests, *connections, runtime.NumCPU(), load())
 	var calibrations, releases []sample
 	for i := range *repetitions + 1 {
-		c, err := w.calibrate(dir, *connections, *guests)
+		c, err := w.calibrate(ctx, dir, *connections, *guests)
 		if err != nil {
 			return err
 		}
@@ -118,13 +118,13 @@ func cpuTime() time.Duration {
 }
 
 // burst runs the client over a file of requests and returns what it took.
-func (w *world) burst(requests, answers string, connections, count int) (sample, error) {
+func (w *world) burst(ctx context.Context, requests, answers string, connections, count int) (sample, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return sample{}, err
 	}
 	runtime.GC()
-	cmd := exec.Command(self, "client", w.address, requests, answers, fmt.Sprint(connections))
+	cmd := exec.CommandContext(ctx, self, "client", w.address, requests, answers, fmt.Sprint(connections))
 	cmd.Stderr = os.Stderr
 	before := cpuTime()
 	out, err := cmd.Output()
@@ -158,12 +158,12 @@ func (w *world) profile(ctx context.Context, dir string, connections int, keep s
 	if err := pprof.StartCPUProfile(f); err != nil {
 		return err
 	}
-	_, err = w.burst(filepath.Join(dir, "requests"), filepath.Join(dir, "answers"), connections, len(w.guests))
+	_, err = w.burst(ctx, filepath.Join(dir, "requests"), filepath.Join(dir, "answers"), connections, len(w.guests))
 	pprof.StopCPUProfile()
 	if err != nil {
 		return err
 	}
-	out, err := exec.Command("go", "tool", "pprof", "-top", "-cum", "-nodecount=2000", "-nodefraction=0", path).Output()
+	out, err := exec.CommandContext(ctx, "go", "tool", "pprof", "-top", "-cum", "-nodecount=2000", "-nodefraction=0", path).Output()
 	if err != nil {
 		return fmt.Errorf("reading the profile: %w", err)
 	}

@@ -107,9 +107,11 @@ func newWorld(ctx context.Context, dir string, guests int) (w *world, err error)
 	if err != nil {
 		return nil, err
 	}
-	w.broker, err = keybroker.New(keybroker.Config{DB: w.db, Log: log, Facts: permit.New(w.db), Stores: &memoryStore{payloads: map[string][]byte{}},
+	w.broker, err = keybroker.New(keybroker.Config{
+		DB: w.db, Log: log, Facts: permit.New(w.db), Stores: &memoryStore{payloads: map[string][]byte{}},
 		Keyring: ring, Verifier: &attest.Verifier{}, Key: key, Installation: "benchins", Logger: zap.NewNop(), Lease: time.Hour, InitialiseLease: time.Hour,
-		Collateral: func(string) (attest.Collateral, error) { return attest.Collateral{Roots: roots}, nil }})
+		Collateral: func(string) (attest.Collateral, error) { return attest.Collateral{Roots: roots}, nil },
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +125,7 @@ func newWorld(ctx context.Context, dir string, guests int) (w *world, err error)
 		}
 		w.guests = append(w.guests, g)
 	}
-	return w, w.listen()
+	return w, w.listen(ctx)
 }
 
 func (w *world) seed(ctx context.Context) error {
@@ -156,12 +158,14 @@ func (w *world) addGuest(ctx context.Context, i int) (*guest, error) {
 	copy(own[:], g.workspace)
 	policy.Chips, policy.Measurements, policy.Simulated = [][]byte{chip[:]}, [][]byte{own[:]}, true
 	return g, postgres.InTx(ctx, w.db, func(tx pgx.Tx) error {
-		return w.broker.Arm(ctx, tx, keybroker.Arm{Workspace: g.workspace, Project: "study", Dataset: "cohort", Owner: "alice", Image: "img", Site: "site",
-			Generation: 1, VolumeID: "volume-" + g.workspace, VolumeSerial: "volume-serial", Policy: policy})
+		return w.broker.Arm(ctx, tx, keybroker.Arm{
+			Workspace: g.workspace, Project: "study", Dataset: "cohort", Owner: "alice", Image: "img", Site: "site",
+			Generation: 1, VolumeID: "volume-" + g.workspace, VolumeSerial: "volume-serial", Policy: policy,
+		})
 	})
 }
 
-func (w *world) listen() error {
+func (w *world) listen(ctx context.Context) error {
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		return err
@@ -190,7 +194,7 @@ func (w *world) listen() error {
 		g, err := w.broker.Grant(req.Context(), m, req.RemoteAddr)
 		answer(rw, g, err)
 	})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
@@ -215,7 +219,7 @@ func answer(w http.ResponseWriter, v any, err error) {
 	_, _ = w.Write(body)
 }
 
-func (w *world) calibrate(dir string, connections, count int) (sample, error) {
+func (w *world) calibrate(ctx context.Context, dir string, connections, count int) (sample, error) {
 	requests := make([][]byte, count)
 	for i := range requests {
 		requests[i] = request("/calibrate", []byte("{}"))
@@ -224,7 +228,7 @@ func (w *world) calibrate(dir string, connections, count int) (sample, error) {
 	if err := writeRequests(path, requests); err != nil {
 		return sample{}, err
 	}
-	return w.burst(path, filepath.Join(dir, "answers"), connections, count)
+	return w.burst(ctx, path, filepath.Join(dir, "answers"), connections, count)
 }
 
 // prepareRequests puts every guest before its release: armed, with a challenge and a report over it. None of this is measured.
@@ -245,13 +249,17 @@ func (w *world) prepareRequests(ctx context.Context, dir string) error {
 		pub := g.hpke.Public()
 		own := measurement
 		copy(own[:], g.workspace)
-		report, err := w.psp.Sign(softpsp.Report{Measurement: own, ReportID: g.reportID, ReportData: door.ReportData(door.Binding{Challenge: g.challenge.Challenge,
-			Nonce: g.challenge.Nonce, Workspace: g.workspace, Generation: 1, Purpose: door.Unlock, KEM: pub.KEM, HPKEKey: pub.PublicKey, SigningKey: g.signing})})
+		report, err := w.psp.Sign(softpsp.Report{Measurement: own, ReportID: g.reportID, ReportData: door.ReportData(door.Binding{
+			Challenge: g.challenge.Challenge,
+			Nonce:     g.challenge.Nonce, Workspace: g.workspace, Generation: 1, Purpose: door.Unlock, KEM: pub.KEM, HPKEKey: pub.PublicKey, SigningKey: g.signing,
+		})})
 		if err != nil {
 			return err
 		}
-		body, err := json.Marshal(door.GrantRequest{Challenge: g.challenge.Challenge, HPKE: pub, SigningKey: g.signing,
-			Evidence: door.Evidence{TEE: string(attest.SEVSNP), Report: report, Certificates: w.psp.Certificates()}})
+		body, err := json.Marshal(door.GrantRequest{
+			Challenge: g.challenge.Challenge, HPKE: pub, SigningKey: g.signing,
+			Evidence: door.Evidence{TEE: string(attest.SEVSNP), Report: report, Certificates: w.psp.Certificates()},
+		})
 		if err != nil {
 			return err
 		}
@@ -265,7 +273,7 @@ func (w *world) release(ctx context.Context, dir string, connections int) (sampl
 		return sample{}, err
 	}
 	answers := filepath.Join(dir, "answers")
-	s, err := w.burst(filepath.Join(dir, "requests"), answers, connections, len(w.guests))
+	s, err := w.burst(ctx, filepath.Join(dir, "requests"), answers, connections, len(w.guests))
 	if err != nil {
 		return sample{}, err
 	}

@@ -29,8 +29,10 @@ func challenge() Challenge {
 }
 
 func grant() Grant {
-	g := Grant{Lease: Lease{ID: "01jlease", Until: "2026-11-23T22:05:00Z", RenewAfter: "2026-11-23T22:02:30Z"},
-		Sealed: Box{Enc: []byte("enc"), Ciphertext: []byte("text")}, Context: Context{Project: "p", Volume: "v", PolicyHash: header}, Receipt: "proof"}
+	g := Grant{
+		Lease:  Lease{ID: "01jlease", Until: "2026-11-23T22:05:00Z", RenewAfter: "2026-11-23T22:02:30Z"},
+		Sealed: Box{Enc: []byte("enc"), Ciphertext: []byte("text")}, Context: Context{Project: "p", Volume: "v", PolicyHash: header}, Receipt: "proof",
+	}
 	SignGrant(brokerKey, "01jchallenge", nonce, &g)
 	return g
 }
@@ -40,8 +42,10 @@ func TestGoldenVectors(t *testing.T) {
 	c, g := challenge(), grant()
 	e := Event{Seq: 1, Stage: Formatted, HeaderHash: header, Detail: "done"}
 	SignEvent(guestKey, "01jlease", &e)
-	data := ReportData(Binding{Challenge: c.Challenge, Nonce: nonce, Workspace: request.Workspace, Generation: request.Generation, Purpose: request.Purpose,
-		KEM: KEMX25519, HPKEKey: bytes.Repeat([]byte{9}, 32), SigningKey: guestKey.Public().(ed25519.PublicKey), HeaderHash: header})
+	data := ReportData(Binding{
+		Challenge: c.Challenge, Nonce: nonce, Workspace: request.Workspace, Generation: request.Generation, Purpose: request.Purpose,
+		KEM: KEMX25519, HPKEKey: bytes.Repeat([]byte{9}, 32), SigningKey: guestKey.Public().(ed25519.PublicKey), HeaderHash: header,
+	})
 	var got strings.Builder
 	for _, line := range []struct {
 		name  string
@@ -304,13 +308,18 @@ func FuzzDecodeEvent(f *testing.F) {
 	SignEvent(guestKey, "l", &e)
 	fuzz(f, DecodeEvent, e)
 }
+
 func FuzzDecodeEventAnswer(f *testing.F) {
 	fuzz(f, DecodeEventAnswer, SignAck(brokerKey, "l", Event{Seq: 1}))
 }
+
 func FuzzDecodeGrantRequest(f *testing.F) {
-	fuzz(f, DecodeGrantRequest, GrantRequest{Challenge: "c", Evidence: Evidence{TEE: "sev-snp", Report: []byte("r")},
-		HPKE: HPKEKey{KEM: KEMX25519, PublicKey: make([]byte, 32)}, SigningKey: guestKey.Public().(ed25519.PublicKey)})
+	fuzz(f, DecodeGrantRequest, GrantRequest{
+		Challenge: "c", Evidence: Evidence{TEE: "sev-snp", Report: []byte("r")},
+		HPKE: HPKEKey{KEM: KEMX25519, PublicKey: make([]byte, 32)}, SigningKey: guestKey.Public().(ed25519.PublicKey),
+	})
 }
+
 func FuzzDecodeSealed(f *testing.F) {
 	fuzz(f, func(b []byte) (sealedJSON, error) { return decode[sealedJSON](b, maxCiphertext, "sealed grant") },
 		sealedJSON{Mode: Initialise, VolumeSerial: "v", LUKSKey: make([]byte, LUKSKeySize), HeaderMACKey: make([]byte, HeaderMACKeySize)})

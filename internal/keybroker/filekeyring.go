@@ -51,7 +51,7 @@ func CreateFileKeyring(path string) (*FileKeyring, error) {
 		return nil, fmt.Errorf("creating keyring %s: it exists already", path)
 	}
 	k := &FileKeyring{path: path, roots: map[int][]byte{}, aeads: map[int]cipher.AEAD{}, next: 1}
-	if _, err := k.Rotate(context.Background()); err != nil {
+	if _, err := k.rotate(); err != nil {
 		return nil, fmt.Errorf("creating keyring: %w", err)
 	}
 	return k, nil
@@ -157,7 +157,9 @@ func (k *FileKeyring) epochs() []int {
 }
 
 // Rotate implements Keyring. The new root is on disk before anything can be wrapped under it.
-func (k *FileKeyring) Rotate(context.Context) (int, error) {
+func (k *FileKeyring) Rotate(context.Context) (int, error) { return k.rotate() }
+
+func (k *FileKeyring) rotate() (int, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	key := make([]byte, rootSize)

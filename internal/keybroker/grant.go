@@ -92,8 +92,10 @@ func (b *Broker) consume(ctx context.Context, req door.GrantRequest) (*attempt, 
 }
 
 func scanAttempt(row pgx.Row, req door.GrantRequest) (*attempt, error) {
-	a := &attempt{req: req, evidence: attest.Evidence{TEE: attest.TEE(req.Evidence.TEE), Report: req.Evidence.Report,
-		Certificates: req.Evidence.Certificates, EventLog: req.Evidence.EventLog}}
+	a := &attempt{req: req, evidence: attest.Evidence{
+		TEE: attest.TEE(req.Evidence.TEE), Report: req.Evidence.Report,
+		Certificates: req.Evidence.Certificates, EventLog: req.Evidence.EventLog,
+	}}
 	var policy, blobHash []byte
 	var purpose string
 	if err := row.Scan(&a.nonce, &a.challenge.Workspace, &a.challenge.Generation, &purpose, &a.epoch, &a.project, &a.site, &a.source.secret,
@@ -109,9 +111,11 @@ func scanAttempt(row pgx.Row, req door.GrantRequest) (*attempt, error) {
 	if len(blobHash) == len(a.key.blobHash) {
 		a.key.blobHash = [32]byte(blobHash)
 	}
-	a.reportData = door.ReportData(door.Binding{Challenge: req.Challenge, Nonce: a.nonce, Workspace: a.challenge.Workspace,
+	a.reportData = door.ReportData(door.Binding{
+		Challenge: req.Challenge, Nonce: a.nonce, Workspace: a.challenge.Workspace,
 		Generation: a.challenge.Generation, Purpose: a.challenge.Purpose, KEM: req.HPKE.KEM, HPKEKey: req.HPKE.PublicKey,
-		SigningKey: req.SigningKey, HeaderHash: req.HeaderHash})
+		SigningKey: req.SigningKey, HeaderHash: req.HeaderHash,
+	})
 	return a, nil
 }
 

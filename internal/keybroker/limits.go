@@ -70,6 +70,7 @@ func (l *limits) peerRefused(peer string) { l.take(l.peers, peer, peerBurst, pee
 func (l *limits) challenge(workspace string) bool {
 	return l.take(l.workspaces, workspace, workspaceBurst, workspaceEvery, 1)
 }
+
 func (l *limits) record(workspace string) bool {
 	return l.take(l.records, workspace, recordBurst, recordEvery, 1)
 }

@@ -53,7 +53,7 @@ func CreatePKCS11Keyring(c PKCS11Config) (*PKCS11Keyring, error) {
 	if len(k.roots) > 0 {
 		return nil, fmt.Errorf("creating a keyring in token %s: installation %s has a root there already", c.Token, c.Installation)
 	}
-	if _, err := k.Rotate(context.Background()); err != nil {
+	if _, err := k.rotate(); err != nil {
 		return nil, err
 	}
 	return k, nil
@@ -146,7 +146,9 @@ func (k *PKCS11Keyring) epochs() []int {
 }
 
 // Rotate implements Keyring. The newest root is never destroyed, so one above it was never used.
-func (k *PKCS11Keyring) Rotate(context.Context) (int, error) {
+func (k *PKCS11Keyring) Rotate(context.Context) (int, error) { return k.rotate() }
+
+func (k *PKCS11Keyring) rotate() (int, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	epoch := 1

@@ -178,8 +178,10 @@ func (b *Broker) activate(ctx context.Context, v Volume, blob []byte) error {
 		}); err != nil {
 			return fmt.Errorf("reading key versions: %w", err)
 		}
-		entry := audit.Entry{Actor: systemActor, Action: "key.prepare", Object: object(v.Workspace), Project: v.Project, Outcome: audit.Success,
-			Details: map[string]any{"site": v.Site, "version": found}}
+		entry := audit.Entry{
+			Actor: systemActor, Action: "key.prepare", Object: object(v.Workspace), Project: v.Project, Outcome: audit.Success,
+			Details: map[string]any{"site": v.Site, "version": found},
+		}
 		if found == 0 {
 			foreign = &Refusal{ID: newID(), Code: CodeKeyBlob, Detail: "the secret holds a payload that this broker did not write"}
 			entry.Outcome, entry.Code, entry.Details = audit.Refused, CodeKeyBlob, map[string]any{"site": v.Site, "decision": foreign.ID}

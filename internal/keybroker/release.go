@@ -253,8 +253,10 @@ func (b *Broker) refuse(ctx context.Context, tx pgx.Tx, a *attempt, d *decision,
 		b.Logger.Error("generation suspended after a second boot", zap.String("workspace", a.challenge.Workspace), zap.Int("generation", a.challenge.Generation))
 		batch.Queue(`UPDATE broker_arm SET state = 'suspended', reason = 'a second guest booted that nobody had asked for', changed_at = now()
 			WHERE workspace = $1 AND generation = $2 AND epoch = $3 AND state = 'released'`, a.challenge.Workspace, a.challenge.Generation, s.armEpoch)
-		if _, err := audit.Append(ctx, tx, audit.Entry{Actor: systemActor, Action: "guest.suspend", Object: object(a.challenge.Workspace), Project: a.project,
-			Outcome: audit.Success, Details: map[string]any{"generation": a.challenge.Generation, "decision": d.id}}); err != nil {
+		if _, err := audit.Append(ctx, tx, audit.Entry{
+			Actor: systemActor, Action: "guest.suspend", Object: object(a.challenge.Workspace), Project: a.project,
+			Outcome: audit.Success, Details: map[string]any{"generation": a.challenge.Generation, "decision": d.id},
+		}); err != nil {
 			return err
 		}
 	}
@@ -302,8 +304,10 @@ func (b *Broker) refuseEvidence(ctx context.Context, a *attempt, verdict *attest
 
 // refuseWithoutEvidence records a refusal whose cause is on our side of the door.
 func (b *Broker) refuseWithoutEvidence(ctx context.Context, workspace string, r *Refusal) error {
-	_, err := b.Log.Refuse(ctx, audit.Entry{Actor: guestActor(workspace), Action: "key.release", Object: object(workspace),
-		Outcome: audit.Refused, Code: r.Code, Details: map[string]any{"decision": r.ID}})
+	_, err := b.Log.Refuse(ctx, audit.Entry{
+		Actor: guestActor(workspace), Action: "key.release", Object: object(workspace),
+		Outcome: audit.Refused, Code: r.Code, Details: map[string]any{"decision": r.ID},
+	})
 	if err != nil {
 		return fmt.Errorf("recording a refusal of workspace %s: %w", workspace, err)
 	}
@@ -311,8 +315,10 @@ func (b *Broker) refuseWithoutEvidence(ctx context.Context, workspace string, r 
 }
 
 func (b *Broker) entry(a *attempt, d *decision, action string, outcome audit.Outcome, code string) audit.Entry {
-	details := map[string]any{"decision": d.id, "generation": a.challenge.Generation, "epoch": a.epoch,
-		"evidence": hexOf(evidenceDigest(a.evidence)), "policy": hexOf(a.policyHash[:]), "collateral": hexOf(a.collateral[:])}
+	details := map[string]any{
+		"decision": d.id, "generation": a.challenge.Generation, "epoch": a.epoch,
+		"evidence": hexOf(evidenceDigest(a.evidence)), "policy": hexOf(a.policyHash[:]), "collateral": hexOf(a.collateral[:]),
+	}
 	if d.lease != "" {
 		details["lease"] = d.lease
 	}
@@ -322,8 +328,10 @@ func (b *Broker) entry(a *attempt, d *decision, action string, outcome audit.Out
 			details["simulated"] = true
 		}
 	}
-	return audit.Entry{Actor: guestActor(a.challenge.Workspace), Action: action, Object: object(a.challenge.Workspace), Project: a.project,
-		Outcome: outcome, Code: code, Details: details}
+	return audit.Entry{
+		Actor: guestActor(a.challenge.Workspace), Action: action, Object: object(a.challenge.Workspace), Project: a.project,
+		Outcome: outcome, Code: code, Details: details,
+	}
 }
 
 func evidenceDigest(ev attest.Evidence) []byte {

@@ -70,7 +70,7 @@ func TestRefusedFacts(t *testing.T) {
 			r.prepareAndArm(testWorkspace)
 			r.exec(row.sql)
 			_, _, err := r.boot(testWorkspace, 1).grant(door.Unlock)
-			refused := wantCode(t, err, row.code)
+			refused := refusalOf(t, err, row.code)
 			if n := r.count(`SELECT count(*) FROM broker_decision WHERE id = $1 AND outcome = 'refused' AND code = $2`, refused.ID, row.code); n != 1 {
 				t.Error("the refusal was not stored")
 			}

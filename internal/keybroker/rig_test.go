@@ -109,9 +109,11 @@ func newRigOn(t testing.TB, p platform) *rig {
 
 // start makes a broker as a process would: with nothing in memory.
 func (r *rig) start(logger *zap.Logger) *Broker {
-	b, err := New(Config{DB: r.db, Log: r.log, Facts: permit.New(r.db), Stores: r.store, Keyring: r.ring, Verifier: r.platform.verifier(),
+	b, err := New(Config{
+		DB: r.db, Log: r.log, Facts: permit.New(r.db), Stores: r.store, Keyring: r.ring, Verifier: r.platform.verifier(),
 		Collateral: func(string) (attest.Collateral, error) { return r.platform.collateral(), nil },
-		Key:        ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32)), Installation: "testinst", Logger: logger, Now: r.clock.now})
+		Key:        ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32)), Installation: "testinst", Logger: logger, Now: r.clock.now,
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -153,8 +155,10 @@ func volumeOf(workspace string) Volume {
 }
 
 func (r *rig) armOf(workspace string, generation int) Arm {
-	return Arm{Workspace: workspace, Project: testProject, Dataset: testDataset, Owner: testOwner, Image: testImage, Site: testSite, Generation: generation,
-		VolumeID: "vol-" + workspace, VolumeSerial: "vol-01jabcdefghjkmnp", Policy: r.platform.policy()}
+	return Arm{
+		Workspace: workspace, Project: testProject, Dataset: testDataset, Owner: testOwner, Image: testImage, Site: testSite, Generation: generation,
+		VolumeID: "vol-" + workspace, VolumeSerial: "vol-01jabcdefghjkmnp", Policy: r.platform.policy(),
+	}
 }
 
 func (r *rig) prepareAndArm(workspace string) {
@@ -209,10 +213,14 @@ func (g *guest) challengeFor(p door.Purpose) (door.Challenge, door.ChallengeRequ
 func (g *guest) request(c door.Challenge, req door.ChallengeRequest, header string) door.GrantRequest {
 	s := g.sign.Public().(ed25519.PublicKey)
 	pub := g.hpke.Public()
-	report, certificates := g.machine.report(door.ReportData(door.Binding{Challenge: c.Challenge, Nonce: c.Nonce, Workspace: req.Workspace, Generation: req.Generation,
-		Purpose: req.Purpose, KEM: pub.KEM, HPKEKey: pub.PublicKey, SigningKey: s, HeaderHash: header}))
-	return door.GrantRequest{Challenge: c.Challenge, Evidence: door.Evidence{TEE: string(attest.SEVSNP), Report: report, Certificates: certificates},
-		HPKE: pub, SigningKey: s, HeaderHash: header}
+	report, certificates := g.machine.report(door.ReportData(door.Binding{
+		Challenge: c.Challenge, Nonce: c.Nonce, Workspace: req.Workspace, Generation: req.Generation,
+		Purpose: req.Purpose, KEM: pub.KEM, HPKEKey: pub.PublicKey, SigningKey: s, HeaderHash: header,
+	}))
+	return door.GrantRequest{
+		Challenge: c.Challenge, Evidence: door.Evidence{TEE: string(attest.SEVSNP), Report: report, Certificates: certificates},
+		HPKE: pub, SigningKey: s, HeaderHash: header,
+	}
 }
 
 func (g *guest) grant(p door.Purpose) (door.Grant, door.Sealed, error) {
@@ -281,7 +289,12 @@ func (r *rig) ready(workspace string) (*guest, door.Grant, door.Sealed) {
 	return g, answer, sealed
 }
 
-func wantCode(t testing.TB, err error, code string) *Refusal {
+func wantCode(t testing.TB, err error, code string) {
+	t.Helper()
+	refusalOf(t, err, code)
+}
+
+func refusalOf(t testing.TB, err error, code string) *Refusal {
 	t.Helper()
 	var r *Refusal
 	if !errors.As(err, &r) {

@@ -44,8 +44,10 @@ func (b *Broker) Shred(ctx context.Context, workspace string) error {
 		if err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
-		_, err = audit.Append(ctx, tx, audit.Entry{Actor: systemActor, Action: "key.shredded", Object: object(workspace), Outcome: audit.Success,
-			Details: map[string]any{"site": site, "secret": name}})
+		_, err = audit.Append(ctx, tx, audit.Entry{
+			Actor: systemActor, Action: "key.shredded", Object: object(workspace), Outcome: audit.Success,
+			Details: map[string]any{"site": site, "secret": name},
+		})
 		return err
 	})
 	if err != nil {
@@ -85,8 +87,10 @@ func (b *Broker) destroyKey(ctx context.Context, workspace string) (site, name, 
 		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 			return fmt.Errorf("destroying the KEK: %w", err)
 		}
-		_, err = audit.Append(ctx, tx, audit.Entry{Actor: systemActor, Action: "key.destroy", Object: object(workspace), Project: project,
-			Outcome: audit.Success, Details: map[string]any{"site": site}})
+		_, err = audit.Append(ctx, tx, audit.Entry{
+			Actor: systemActor, Action: "key.destroy", Object: object(workspace), Project: project,
+			Outcome: audit.Success, Details: map[string]any{"site": site},
+		})
 		return err
 	})
 	return site, name, secret, done, err

@@ -196,7 +196,7 @@ func TestRefusedEvidence(t *testing.T) {
 			g := r.boot(testWorkspace, 1)
 			row.change(g.machine.(*pspMachine))
 			_, _, err := g.grant(door.Unlock)
-			refused := wantCode(t, err, row.code)
+			refused := refusalOf(t, err, row.code)
 			if len(refused.Checks) < 5 {
 				t.Errorf("only %d checks listed", len(refused.Checks))
 			}

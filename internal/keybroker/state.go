@@ -166,8 +166,10 @@ func (b *Broker) Explain(ctx context.Context, workspace string) ([]permit.NamedF
 func appraisalFact(s State) permit.Fact {
 	switch {
 	case s.LastRefusal != nil && isAppraisal(s.LastRefusal.Code):
-		return permit.Fact{Why: "the last evidence was refused (" + s.LastRefusal.Code + "), decision " + s.LastRefusal.ID,
-			Fix: "the site operator boots the guest as it was defined, on a registered machine; the decision lists every check"}
+		return permit.Fact{
+			Why: "the last evidence was refused (" + s.LastRefusal.Code + "), decision " + s.LastRefusal.ID,
+			Fix: "the site operator boots the guest as it was defined, on a registered machine; the decision lists every check",
+		}
 	case s.Stage == "":
 		return permit.Fact{Why: "no evidence has been judged for this arming", Fix: "nobody: the guest sends its evidence when it boots"}
 	}
@@ -204,8 +206,10 @@ func leaseFact(s State) permit.Fact {
 	case s.LeaseLive:
 		return permit.Fact{Holds: true, Why: "held by this workspace's guest until " + s.LeaseUntil.UTC().Format(time.RFC3339)}
 	case s.Released:
-		return permit.Fact{Why: "the lease has ended or run out, and the guest of this generation cannot renew it",
-			Fix: "the owner or an operator reboots the workspace or allows a reboot"}
+		return permit.Fact{
+			Why: "the lease has ended or run out, and the guest of this generation cannot renew it",
+			Fix: "the owner or an operator reboots the workspace or allows a reboot",
+		}
 	}
 	return permit.Fact{Holds: true, Why: "nobody holds the volume"}
 }
