@@ -291,7 +291,7 @@ func (r *rig) ready(workspace string) (*guest, door.Grant, door.Sealed) {
 
 func wantCode(t testing.TB, err error, code string) {
 	t.Helper()
-	refusalOf(t, err, code)
+	_ = refusalOf(t, err, code)
 }
 
 func refusalOf(t testing.TB, err error, code string) *Refusal {
