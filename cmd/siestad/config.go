@@ -86,6 +86,18 @@ type IssuerConfig struct {
 type KeyringConfig struct {
 	// File is the path of a keyring file, made by `siestad keys init`.
 	File string `yaml:"file"`
+	// PKCS11 is a token that keeps the roots and can prove that one is destroyed; for builds with the tag pkcs11.
+	PKCS11 PKCS11Config `yaml:"pkcs11"`
+}
+
+// PKCS11Config names a token, in which `siestad keys init-token` has made the first root.
+type PKCS11Config struct {
+	// Module is the path of the token's PKCS#11 library.
+	Module string `yaml:"module"`
+	// Token is the token's label.
+	Token string `yaml:"token"`
+	// PINFile holds the user's PIN.
+	PINFile string `yaml:"pin_file"`
 }
 
 // LogConfig is the audit log's identity.

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
 )
@@ -13,7 +14,11 @@ import (
 type development struct {
 	// SimulatedRoots is the file (PEM) with the roots of a simulated processor, under the product line Genoa.
 	SimulatedRoots string `yaml:"simulated_roots"`
+	// FlowLease shortens how long a killed daemon's work stays its own, for tests that kill it often.
+	FlowLease time.Duration `yaml:"flow_lease"`
 }
+
+func (d development) flowLease() time.Duration { return d.FlowLease }
 
 var tees = []string{"sev-snp", "simulated"}
 

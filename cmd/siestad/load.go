@@ -100,7 +100,7 @@ func yamlFault(text string) fault {
 		return fault{text: text}
 	}
 	if field, _, ok := strings.Cut(message, " not found in type"); ok {
-		message = "unknown " + field + "; see `siestad serve --help` for the fields"
+		message = "unknown " + field + "; docs/configuration.md has the fields"
 	}
 	return fault{line: line, text: message}
 }

@@ -78,6 +78,30 @@ func migrate(ctx context.Context, dsn string) error {
 	return nil
 }
 
+// tokenCommand makes the first root in the token of a configuration that is not complete yet in nothing but that.
+func tokenCommand(out io.Writer) *cobra.Command {
+	var config string
+	cmd := &cobra.Command{
+		Use: "init-token", Short: "Make the first root in the configuration's PKCS#11 token; never touches one that exists", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			c, err := loadConfig(config)
+			if err != nil {
+				return err
+			}
+			if c.Keyring.PKCS11 == (PKCS11Config{}) {
+				return errors.New("the configuration names no token: fill in keyring.pkcs11 first")
+			}
+			if err := createToken(c); err != nil {
+				return err
+			}
+			fmt.Fprintf(out, "The first root of installation %s is in token %s.\n", c.Installation, c.Keyring.PKCS11.Token)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&config, "config", "/etc/siestad/siestad.yaml", "configuration file")
+	return cmd
+}
+
 func keysCommand(out io.Writer) *cobra.Command {
 	keys := &cobra.Command{Use: "keys", Short: "Make the keys that the configuration names"}
 	var origin string
@@ -91,6 +115,6 @@ func keysCommand(out io.Writer) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&origin, "origin", "", "name of the audit log (log.origin)")
-	keys.AddCommand(cmd)
+	keys.AddCommand(cmd, tokenCommand(out))
 	return keys
 }

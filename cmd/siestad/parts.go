@@ -9,6 +9,7 @@ import (
 
 	"github.com/eosc-siesta/siestad/internal/api"
 	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/keybroker"
 	"github.com/eosc-siesta/siestad/internal/openstack"
 	"github.com/eosc-siesta/siestad/internal/workspace"
 )
@@ -27,6 +28,15 @@ func (d DatabaseConfig) dsn() (string, error) {
 		return "", fmt.Errorf("database.connection is a URL; with a password_file write it as host=… dbname=… user=…")
 	}
 	return d.Connection + " password='" + quoted + "'", nil
+}
+
+// openKeyring opens what the configuration names. It never makes a keyring: a new one beside an old database would look
+// healthy and open nothing.
+func openKeyring(c *Config) (keybroker.Keyring, error) {
+	if c.Keyring.PKCS11 != (PKCS11Config{}) {
+		return openToken(c)
+	}
+	return keybroker.OpenFileKeyring(c.Keyring.File)
 }
 
 // sites makes a client for each credential and says what each site's evidence must meet.

@@ -2,10 +2,17 @@
 
 package main
 
-import "github.com/eosc-siesta/siestad/internal/attest"
+import (
+	"time"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+)
 
 // development has no field in production: there is no way to name other roots than AMD's.
 type development struct{}
+
+// flowLease is the engine's own default.
+func (development) flowLease() time.Duration { return 0 }
 
 // tees are the kinds of hardware protection that a site can have.
 var tees = []string{"sev-snp"}

@@ -75,7 +75,7 @@ func serve(ctx context.Context, c *Config) error {
 	if err != nil {
 		return err
 	}
-	keyring, err := keybroker.OpenFileKeyring(c.Keyring.File)
+	keyring, err := openKeyring(c)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func serve(ctx context.Context, c *Config) error {
 		return err
 	}
 
-	runner, err := flow.New(flow.Config{DB: db, Logger: logger.Named("flow"), Trace: workspace.Trace})
+	runner, err := flow.New(flow.Config{DB: db, Logger: logger.Named("flow"), Trace: workspace.Trace, Lease: c.flowLease()})
 	if err != nil {
 		return err
 	}
@@ -153,7 +153,8 @@ func serve(ctx context.Context, c *Config) error {
 
 func newLogger(level string) (*zap.Logger, error) {
 	cfg := zap.NewProductionConfig()
-	cfg.Sampling = nil // every line is written: an operator may have to find one request
+	cfg.Sampling = nil           // every line is written: an operator may have to find one request
+	cfg.DisableStacktrace = true // an error says what was being done; a panic brings its own stack
 	if level != "" {
 		parsed, err := zap.ParseAtomicLevel(level)
 		if err != nil {

@@ -70,7 +70,7 @@ func (v *validation) config(c *Config) {
 	for i, issuer := range c.Issuers {
 		v.issuer(issuer, at("issuers", i))
 	}
-	v.secretFile(c.Keyring.File, at("keyring", "file"), "make one with `siestad keys init`")
+	v.keyring(c.Keyring)
 	v.need(originPattern.MatchString(c.Log.Origin) && len(c.Log.Origin) <= 200, at("log", "origin"), "name the log, such as siesta.example.org/log")
 	v.secretFile(c.Log.KeyFile, at("log", "key_file"), "make one with `siestad keys init`")
 	v.need(c.Log.LastSeenFile != "", at("log", "last_seen_file"), "name a file outside the database that this program may write")
@@ -87,6 +87,21 @@ func (v *validation) config(c *Config) {
 	if c.LogLevel != "" {
 		_, err := zapcore.ParseLevel(c.LogLevel)
 		v.need(err == nil, at("log_level"), "choose debug, info, warn or error")
+	}
+}
+
+func (v *validation) keyring(k KeyringConfig) {
+	switch {
+	case k.PKCS11 == (PKCS11Config{}):
+		v.secretFile(k.File, at("keyring", "file"), "make one with `siestad keys init`")
+	case k.File != "":
+		v.need(false, at("keyring"), "name either a file or a token")
+	default:
+		v.need(hasPKCS11, at("keyring", "pkcs11"), "this siestad was built without PKCS#11; build it with -tags pkcs11 and cgo")
+		_, err := os.Stat(k.PKCS11.Module)
+		v.need(err == nil, at("keyring", "pkcs11", "module"), "cannot be read: %v", err)
+		v.need(k.PKCS11.Token != "", at("keyring", "pkcs11", "token"), "write the token's label")
+		v.secretFile(k.PKCS11.PINFile, at("keyring", "pkcs11", "pin_file"), "write the user's PIN into a file of your own")
 	}
 }
 

@@ -49,7 +49,9 @@ type Config struct {
 	Database string        // connection string of an empty or migrated database
 	Lease    time.Duration // of the broker; default 1 minute
 	Cloud    cloudsim.Config
-	Logger   *zap.Logger
+	// FlowLease is how long work stays with a daemon that was killed; zero is the daemon's own default.
+	FlowLease time.Duration
+	Logger    *zap.Logger
 }
 
 // Stack is a running demo.
@@ -208,7 +210,7 @@ func (s *Stack) configure(ctx context.Context) error {
 	}
 	config := fmt.Sprintf(configTemplate, Installation, s.cfg.Database, ports[0], ports[1], ports[2],
 		s.State.Issuer, s.path("keys/keyring"), Origin, s.path("keys/log.pem"), s.path("last-seen"), s.path("keys/broker.pem"), s.cfg.Lease,
-		s.path("roots.pem"), Site, hostOf(string(compute)), s.path("compute.yaml"), s.path("keys.yaml"), Flavor, vcpuType, guestFeatures,
+		s.path("roots.pem"), s.cfg.FlowLease, Site, hostOf(string(compute)), s.path("compute.yaml"), s.path("keys.yaml"), Flavor, vcpuType, guestFeatures,
 		hex.EncodeToString(chip[:]), guestsPort)
 	if err := os.WriteFile(s.path("siestad.yaml"), []byte(config), 0o600); err != nil {
 		return fmt.Errorf("writing the configuration: %w", err)
@@ -247,6 +249,7 @@ attestation:
     Genoa: {bootloader: 10, snp: 20, microcode: 20}
 log_level: debug
 simulated_roots: %s
+flow_lease: %s
 sites:
   - name: %s
     tee: simulated
