@@ -90,7 +90,7 @@ type Config struct {
 
 	// Lease is how long a guest may hold a key without renewing; half of it is left when it is told to. Default 5 minutes.
 	Lease time.Duration
-	// InitialiseLease is the lease of a guest that formats. It is short, so that a power cut then costs little. Default 1 minute.
+	// InitialiseLease is the lease of a guest that formats. It is short, so that a power cut then costs little. Default 2 minutes, or Lease if that is shorter.
 	InitialiseLease time.Duration
 	// ChallengeLife is how long a nonce may be used. Default and maximum 2 minutes.
 	ChallengeLife time.Duration
@@ -130,7 +130,7 @@ func New(c Config) (*Broker, error) {
 		c.Lease = 5 * time.Minute
 	}
 	if c.InitialiseLease == 0 {
-		c.InitialiseLease = min(time.Minute, c.Lease)
+		c.InitialiseLease = min(2*time.Minute, c.Lease)
 	}
 	if c.ChallengeLife == 0 {
 		c.ChallengeLife = maxChallengeLife
