@@ -60,8 +60,8 @@ func (r sevReporter) Report(_ context.Context, data [64]byte) (door.Evidence, er
 	defer pins.Unpin()
 	pins.Pin(&in)
 	pins.Pin(&out)
-	req := snpRequest{version: snpMessageVersion, request: uint64(uintptr(unsafe.Pointer(&in))), response: uint64(uintptr(unsafe.Pointer(&out)))}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), snpGetReport, uintptr(unsafe.Pointer(&req))); errno != 0 {
+	req := snpRequest{version: snpMessageVersion, request: uint64(uintptr(unsafe.Pointer(&in))), response: uint64(uintptr(unsafe.Pointer(&out)))} //nolint:gosec // pinned above
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), snpGetReport, uintptr(unsafe.Pointer(&req))); errno != 0 {                             //nolint:gosec // the driver's ioctl
 		return door.Evidence{}, fmt.Errorf("asking %s for a report: %w (firmware and hypervisor say %#x)", r.path, errno, req.exitinfo)
 	}
 	report, err := snpReport(out[:])

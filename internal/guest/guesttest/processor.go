@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"io"
 	"net"
 
 	"github.com/eosc-siesta/siestad/internal/door"
@@ -51,7 +50,7 @@ func ServeProcessor(ctx context.Context, socket string) error {
 		if err != nil {
 			return err
 		}
-		if _, err := conn.Write(append(line, '\n')); err != nil && err != io.EOF {
+		if _, err := conn.Write(append(line, '\n')); err != nil {
 			return err
 		}
 	}

@@ -33,7 +33,7 @@ func PowerButton() (<-chan struct{}, error) {
 			return nil, fmt.Errorf("opening %s: %w", path, err)
 		}
 		if !hasPowerKey(f) {
-			f.Close()
+			_ = f.Close()
 			continue
 		}
 		found++
@@ -47,7 +47,7 @@ func PowerButton() (<-chan struct{}, error) {
 
 func hasPowerKey(f *os.File) bool {
 	var keys [96]byte
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), eviocgbitKeys, uintptr(unsafe.Pointer(&keys)))
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), eviocgbitKeys, uintptr(unsafe.Pointer(&keys))) //nolint:gosec // an ioctl that fills keys
 	return errno == 0 && keys[keyPower/8]&(1<<(keyPower%8)) != 0
 }
 

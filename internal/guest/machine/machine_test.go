@@ -63,11 +63,13 @@ func TestParse(t *testing.T) {
 	}{
 		"plain": {
 			append(bytes.Clone(mask), optRouter, 4, 10, 0, 2, 2, optDNS, 8, 10, 0, 2, 3, 10, 0, 2, 4, optLease, 4, 0, 1, 0x51, 0x80, optServer, 4, 10, 0, 2, 2),
-			Offer{Address: netip.MustParsePrefix("10.0.2.15/24"), Routes: []Route{{netip.MustParsePrefix("0.0.0.0/0"), a("10.0.2.2")}}, Servers: []netip.Addr{a("10.0.2.3"), a("10.0.2.4")}, Lease: 24 * time.Hour, server: a("10.0.2.2")}, false,
+			Offer{Address: netip.MustParsePrefix("10.0.2.15/24"), Routes: []Route{{netip.MustParsePrefix("0.0.0.0/0"), a("10.0.2.2")}}, Servers: []netip.Addr{a("10.0.2.3"), a("10.0.2.4")}, Lease: 24 * time.Hour, server: a("10.0.2.2")},
+			false,
 		},
 		"as Neutron does": {
 			append(bytes.Clone(mask), optRouter, 4, 9, 9, 9, 9, optMTU, 2, 0x05, 0xaa, optClasless, 14, 0, 10, 0, 2, 1, 32, 169, 254, 169, 254, 0, 0, 0, 0),
-			Offer{Address: netip.MustParsePrefix("10.0.2.15/24"), Routes: []Route{{netip.MustParsePrefix("169.254.169.254/32"), a("0.0.0.0")}, {netip.MustParsePrefix("0.0.0.0/0"), a("10.0.2.1")}}, MTU: 1450, Lease: time.Hour}, false,
+			Offer{Address: netip.MustParsePrefix("10.0.2.15/24"), Routes: []Route{{netip.MustParsePrefix("169.254.169.254/32"), a("0.0.0.0")}, {netip.MustParsePrefix("0.0.0.0/0"), a("10.0.2.1")}}, MTU: 1450, Lease: time.Hour},
+			false,
 		},
 		"no mask":         {nil, Offer{}, true},
 		"holes in mask":   {[]byte{optMask, 4, 255, 0, 255, 0}, Offer{}, true},

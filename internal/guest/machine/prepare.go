@@ -61,7 +61,7 @@ func Prepare() error {
 }
 
 func (m mount) do() error {
-	if err := os.MkdirAll(m.target, 0o755); err != nil {
+	if err := os.MkdirAll(m.target, 0o750); err != nil {
 		return fmt.Errorf("mounting %s: %w", m.target, err)
 	}
 	err := unix.Mount(m.source, m.target, m.kind, m.flags, m.data)
