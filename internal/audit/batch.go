@@ -16,7 +16,7 @@ const (
 	// and never in both or neither. The hash is over the stored bytes, not over
 	// what some process believes it stored.
 	sqlMove = `WITH gone AS (
-    DELETE FROM audit_inbox WHERE id IN (SELECT id FROM audit_inbox ORDER BY id LIMIT $2) RETURNING *
+    DELETE FROM audit_inbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM audit_inbox ORDER BY id LIMIT $2)) RETURNING *
 ), numbered AS (
     SELECT $1::bigint + row_number() OVER (ORDER BY id) - 1 AS leaf_index, gone.* FROM gone
 ), kept AS (

@@ -75,13 +75,18 @@ func TestLeadersKilled(t *testing.T) {
 	a, b := r.running(lease), r.running(lease)
 	ctx, cancel := context.WithCancel(r.context())
 	var killer, writers sync.WaitGroup
+	axe, err := r.db.Acquire(r.context()) // never its own victim
+	if err != nil {
+		t.Fatal(err)
+	}
 	killer.Go(func() {
+		defer axe.Release()
 		for range 20 {
 			// Whoever runs the sequencer's statements dies, mid-batch or between.
 			// (Writers begin and commit in lower case.)
-			_, err := r.db.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+			_, err := axe.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 				WHERE datname = current_database() AND pid <> pg_backend_pid()
-				AND (query IN ('BEGIN', 'COMMIT', 'ROLLBACK') OR query ~ 'audit_(head|fence|batch)|EXISTS .SELECT FROM audit_inbox')`)
+				AND (query IN ('BEGIN', 'COMMIT', 'ROLLBACK') OR query ~ 'audit_(head|fence|batch)|SELECT true FROM audit_inbox')`)
 			if err != nil && ctx.Err() == nil {
 				t.Error(err)
 			}
@@ -118,6 +123,7 @@ func TestLeadersKilled(t *testing.T) {
 	writers.Wait()
 	cancel()
 	killer.Wait()
+	r.db.Reset() // connections that were killed while idle
 	r.fill(a, 1)
 	head := r.intact(a)
 	stored := map[string]int{}
@@ -292,7 +298,7 @@ func TestEveryQueryPrepares(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, sql := range []string{
-		sqlAppend, sqlFind, sqlAcquire, sqlRenew, sqlYield, sqlWaiting, sqlFence, sqlMove, sqlDirect, sqlDirectOpenings, sqlTiles,
+		sqlAppend, sqlFind, sqlAcquire, sqlRenew, sqlYield, sqlTune, sqlWaiting, sqlFence, sqlMove, sqlDirect, sqlDirectOpenings, sqlTiles,
 		sqlBatch, sqlHead, sqlIDs, sqlNewestBatch, sqlEdgeLeaves, sqlEdgeRoots, sqlReadTiles, sqlGet, list, sqlErase, sqlBundle,
 		sqlExportBatch, sqlExportTiles, sqlExportBeyond,
 	} {
