@@ -83,8 +83,16 @@ func TestPolicyRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, change := range [][2]string{
-		{`"version":1`, `"version":2`}, {`"version"`, `"edition"`}, {`"0x30000"`, `"30000"`}, {`"0x30000"`, `"0xg"`}, {`"0x30000"`, `196608`},
-		{`"not-judged"`, `"never"`}, {`"not-judged"`, `""`}, {strings.Repeat("04", 48), "04"}, {strings.Repeat("01", 64), "zz"}, {`"fmc":0`, `"fmc":256`},
+		{`"version":1`, `"version":2`},
+		{`"version"`, `"edition"`},
+		{`"0x30000"`, `"30000"`},
+		{`"0x30000"`, `"0xg"`},
+		{`"0x30000"`, `196608`},
+		{`"not-judged"`, `"never"`},
+		{`"not-judged"`, `""`},
+		{strings.Repeat("04", 48), "04"},
+		{strings.Repeat("01", 64), "zz"},
+		{`"fmc":0`, `"fmc":256`},
 	} {
 		bad := strings.Replace(string(data), change[0], change[1], 1)
 		var p Policy

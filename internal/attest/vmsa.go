@@ -12,22 +12,22 @@ const resetVector = 0xfffffff0
 func vmsaPage(eip, cpuSignature uint32, features uint64) []byte {
 	page := make([]byte, pageSize)
 	le := binary.LittleEndian
-	segment := func(at int, selector, attributes uint16, limit uint32, base uint64) {
+	segment := func(at int, selector, attributes uint16, base uint64) {
 		le.PutUint16(page[at:], selector)
 		le.PutUint16(page[at+2:], attributes)
-		le.PutUint32(page[at+4:], limit)
+		le.PutUint32(page[at+4:], 0xffff) // every limit is that of real mode
 		le.PutUint64(page[at+8:], base)
 	}
 	const data, code, ldt, busyTSS = 0x93, 0x9b, 0x82, 0x8b
-	segment(0x00, 0, data, 0xffff, 0)                           // ES
-	segment(0x10, 0xf000, code, 0xffff, uint64(eip&0xffff0000)) // CS
-	for _, at := range []int{0x20, 0x30, 0x40, 0x50} {          // SS, DS, FS, GS
-		segment(at, 0, data, 0xffff, 0)
+	segment(0x00, 0, data, 0)                           // ES
+	segment(0x10, 0xf000, code, uint64(eip&0xffff0000)) // CS
+	for _, at := range []int{0x20, 0x30, 0x40, 0x50} {  // SS, DS, FS, GS
+		segment(at, 0, data, 0)
 	}
-	segment(0x60, 0, 0, 0xffff, 0)       // GDTR
-	segment(0x70, 0, ldt, 0xffff, 0)     // LDTR
-	segment(0x80, 0, 0, 0xffff, 0)       // IDTR
-	segment(0x90, 0, busyTSS, 0xffff, 0) // TR
+	segment(0x60, 0, 0, 0)       // GDTR
+	segment(0x70, 0, ldt, 0)     // LDTR
+	segment(0x80, 0, 0, 0)       // IDTR
+	segment(0x90, 0, busyTSS, 0) // TR
 
 	le.PutUint64(page[0x0d0:], 0x1000)               // EFER: KVM sets SVME
 	le.PutUint64(page[0x148:], 0x40)                 // CR4: KVM sets MCE

@@ -60,8 +60,10 @@ func (r *Runner) drive(h *held) {
 func (r *Runner) advance(h *held) (bool, error) {
 	i := h.plan.index(h.Step)
 	if i < 0 {
-		return false, r.park(h, &Problem{Code: "unknown_step", Detail: fmt.Sprintf("this version of siestad knows no step %q", h.Step),
-			Fix: "an operator starts the version that began the operation"})
+		return false, r.park(h, &Problem{
+			Code: "unknown_step", Detail: fmt.Sprintf("this version of siestad knows no step %q", h.Step),
+			Fix: "an operator starts the version that began the operation",
+		})
 	}
 	step := &h.plan.steps[i]
 	if r.interrupted(h, BeforeIntent) {
@@ -76,8 +78,10 @@ func (r *Runner) advance(h *held) (bool, error) {
 	switch {
 	case h.Backward:
 		if h.age() > r.cfg.UndoFor {
-			return false, r.park(h, &Problem{Code: "undo", Detail: fmt.Sprintf("undoing %s did not succeed within %s: %s", h.Step, r.cfg.UndoFor, h.Detail),
-				Fix: "an operator removes what is in the way and resumes the operation, or deletes the workspace"})
+			return false, r.park(h, &Problem{
+				Code: "undo", Detail: fmt.Sprintf("undoing %s did not succeed within %s: %s", h.Step, r.cfg.UndoFor, h.Detail),
+				Fix: "an operator removes what is in the way and resumes the operation, or deletes the workspace",
+			})
 		}
 	case h.Cancel != nil && !h.plan.oneWay:
 		return r.turn(h, i, &Problem{Code: "cancelled", Detail: *h.Cancel}, nil)

@@ -103,8 +103,10 @@ func database(t *testing.T) *pgxpool.Pool {
 
 func config(db *pgxpool.Pool) flow.Config {
 	short := func(time.Duration) time.Duration { return time.Millisecond }
-	return flow.Config{DB: db, Workers: 4, Lease: 10 * time.Second, Poll: 20 * time.Millisecond, Drain: 10 * time.Second,
-		Backoff: func(int) time.Duration { return time.Millisecond }, Pace: short}
+	return flow.Config{
+		DB: db, Workers: 4, Lease: 10 * time.Second, Poll: 20 * time.Millisecond, Drain: 10 * time.Second,
+		Backoff: func(int) time.Duration { return time.Millisecond }, Pace: short,
+	}
 }
 
 func runner[S any](t *testing.T, cfg flow.Config, f flow.Flow[S]) *flow.Runner {
@@ -269,7 +271,9 @@ func TestKilledAnywhere(t *testing.T) {
 					}
 				})
 				stop()
-				<-ended
+				if err := <-ended; err != nil {
+					t.Errorf("the stopped runner: %v", err)
+				}
 				expire(ctx, t, db)
 				second := runner(t, config(db), f)
 				flowtest.Run(t, second)

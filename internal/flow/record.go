@@ -176,8 +176,10 @@ func (r *Runner) move(ctx context.Context, tx pgx.Tx, h *held, to int, backward 
 		state, kind = "unwinding", UndoIntent
 	}
 	name := h.plan.steps[to].name
-	err := exactlyOne(ctx, tx, "move", args{"id": h.ID, "epoch": h.Epoch, "state": state, "backward": backward, "step": name,
-		"data": data, "problem": orNull(p)})
+	err := exactlyOne(ctx, tx, "move", args{
+		"id": h.ID, "epoch": h.Epoch, "state": state, "backward": backward, "step": name,
+		"data": data, "problem": orNull(p),
+	})
 	if err != nil {
 		return err
 	}
@@ -195,8 +197,10 @@ func (r *Runner) end(ctx context.Context, tx pgx.Tx, h *held, state string, data
 	if err := r.event(ctx, tx, h, data, kind, h.Step, p, nil); err != nil {
 		return err
 	}
-	return exactlyOne(ctx, tx, "end", args{"id": h.ID, "epoch": h.Epoch, "state": state, "backward": h.Backward || state == "failed", "step": h.Step,
-		"data": data, "problem": orNull(p)})
+	return exactlyOne(ctx, tx, "end", args{
+		"id": h.ID, "epoch": h.Epoch, "state": state, "backward": h.Backward || state == "failed", "step": h.Step,
+		"data": data, "problem": orNull(p),
+	})
 }
 
 // event writes the flow's own event and lets the flow write its audit entry beside it.

@@ -139,8 +139,10 @@ type eventRow struct {
 
 // status folds the events into what each step's line shows.
 func (f flowRow) status(events []eventRow) Status {
-	s := Status{ID: f.ID, Kind: f.Kind, Subject: f.Subject, State: f.State, Step: f.Step, Detail: f.Detail, Problem: f.Problem,
-		Request: f.Request, CreatedAt: f.CreatedAt, EndedAt: f.EndedAt}
+	s := Status{
+		ID: f.ID, Kind: f.Kind, Subject: f.Subject, State: f.State, Step: f.Step, Detail: f.Detail, Problem: f.Problem,
+		Request: f.Request, CreatedAt: f.CreatedAt, EndedAt: f.EndedAt,
+	}
 	for _, name := range f.Steps {
 		s.Steps = append(s.Steps, StepStatus{Name: name, State: "pending"})
 	}

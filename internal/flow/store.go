@@ -138,8 +138,10 @@ func exactlyOne(ctx context.Context, tx pgx.Tx, query string, a args) error {
 }
 
 func addEvent(ctx context.Context, tx pgx.Tx, id ID, epoch int64, kind EventKind, step, detail string, p *Problem, calls []Call) error {
-	_, err := tx.Exec(ctx, queries["event"], args{"flow": id, "epoch": epoch, "kind": kind, "step": step, "detail": detail,
-		"problem": orNull(p), "calls": listOrNull(calls)})
+	_, err := tx.Exec(ctx, queries["event"], args{
+		"flow": id, "epoch": epoch, "kind": kind, "step": step, "detail": detail,
+		"problem": orNull(p), "calls": listOrNull(calls),
+	})
 	if err != nil {
 		return fmt.Errorf("recording %s of flow %s: %w", kind, id, err)
 	}
@@ -177,8 +179,10 @@ func Start[S any](ctx context.Context, tx pgx.Tx, r *Runner, kind, subject, requ
 	for i, step := range p.steps {
 		names[i] = step.name
 	}
-	tag, err := tx.Exec(ctx, queries["start"], args{"id": id, "kind": kind, "subject": subject, "steps": names, "step": names[0],
-		"data": json.RawMessage(data), "request": request})
+	tag, err := tx.Exec(ctx, queries["start"], args{
+		"id": id, "kind": kind, "subject": subject, "steps": names, "step": names[0],
+		"data": json.RawMessage(data), "request": request,
+	})
 	if err != nil {
 		return "", fmt.Errorf("starting flow %s for %s: %w", kind, subject, err)
 	}

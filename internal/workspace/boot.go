@@ -20,10 +20,12 @@ func (s *Service) bootSteps(from State) []flow.Step[run] {
 		{Name: "active", Do: s.on(s.awaitActive), Deadline: during(t.Boot, 15*time.Minute)},
 		{Name: "attested", Do: s.on(s.awaitStage(1, "its evidence")), Deadline: patience},
 		{Name: "unlocked", Do: s.on(s.awaitStage(2, "its disk")), Deadline: patience},
-		{Name: "ready", Do: s.on(s.awaitStage(3, "the end of its start")), Deadline: patience,
+		{
+			Name: "ready", Do: s.on(s.awaitStage(3, "the end of its start")), Deadline: patience,
 			Commit: func(ctx context.Context, tx pgx.Tx, r *run) error {
 				return change(ctx, tx, "ready", named{"id": r.Workspace, "from": from})
-			}},
+			},
+		},
 	}
 }
 

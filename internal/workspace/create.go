@@ -77,8 +77,10 @@ func (s *Service) image(ctx context.Context, r *run) (image.Image, error) {
 }
 
 func (s *Service) prepareKey(ctx context.Context, site *Site, r *run) (err error) {
-	r.SecretID, err = s.cfg.Broker.Prepare(ctx, keybroker.Volume{Workspace: r.Workspace, Project: r.Project, Site: r.Site,
-		SecretName: s.name(r.Workspace, roleKey, r.Generation)})
+	r.SecretID, err = s.cfg.Broker.Prepare(ctx, keybroker.Volume{
+		Workspace: r.Workspace, Project: r.Project, Site: r.Site,
+		SecretName: s.name(r.Workspace, roleKey, r.Generation),
+	})
 	return broken(site, err)
 }
 
@@ -109,15 +111,19 @@ func (s *Service) formatted(ctx context.Context, workspace string) (bool, error)
 }
 
 func (s *Service) ensureGroup(ctx context.Context, site *Site, r *run) error {
-	g, err := site.Client.EnsureSecurityGroup(ctx, openstack.SecurityGroupSpec{Name: s.name(r.Workspace, roleGroup, r.Generation),
-		Description: "siestad workspace " + r.Workspace, Rules: site.Rules})
+	g, err := site.Client.EnsureSecurityGroup(ctx, openstack.SecurityGroupSpec{
+		Name:        s.name(r.Workspace, roleGroup, r.Generation),
+		Description: "siestad workspace " + r.Workspace, Rules: site.Rules,
+	})
 	r.GroupID = g.ID
 	return forward(site, err)
 }
 
 func (s *Service) ensurePort(ctx context.Context, site *Site, r *run) error {
-	p, err := site.Client.EnsurePort(ctx, openstack.PortSpec{Name: s.name(r.Workspace, rolePort, r.Generation), NetworkID: r.NetworkID,
-		MAC: s.mac(r.Workspace, r.Generation), SecurityGroupID: r.GroupID})
+	p, err := site.Client.EnsurePort(ctx, openstack.PortSpec{
+		Name: s.name(r.Workspace, rolePort, r.Generation), NetworkID: r.NetworkID,
+		MAC: s.mac(r.Workspace, r.Generation), SecurityGroupID: r.GroupID,
+	})
 	r.PortID = p.ID
 	return forward(site, err)
 }
@@ -132,8 +138,10 @@ func (s *Service) ensureRoot(ctx context.Context, site *Site, r *run) error {
 }
 
 func (s *Service) ensureVolume(ctx context.Context, site *Site, r *run, role string, size int, id *string) error {
-	v, err := site.Client.EnsureVolume(ctx, openstack.VolumeSpec{Name: s.name(r.Workspace, role, r.Generation), SizeGiB: size,
-		Type: site.VolumeType, Metadata: s.markers(r.Workspace, role, r.Generation)})
+	v, err := site.Client.EnsureVolume(ctx, openstack.VolumeSpec{
+		Name: s.name(r.Workspace, role, r.Generation), SizeGiB: size,
+		Type: site.VolumeType, Metadata: s.markers(r.Workspace, role, r.Generation),
+	})
 	if err == nil {
 		*id = v.ID
 		err = v.Err()
@@ -194,8 +202,10 @@ func (s *Service) measurements(ctx context.Context, site *Site, img image.Image,
 	var out []string
 	for _, sig := range site.VCPUSigs {
 		for _, features := range site.GuestFeatures {
-			digest, err := attest.LaunchDigest(attest.DigestInput{Firmware: firmware, KernelSHA256: &img.Kernel.SHA256, InitrdSHA256: &img.Initrd.SHA256,
-				Append: line, VCPUs: vcpus, VCPUSig: sig, GuestFeatures: features})
+			digest, err := attest.LaunchDigest(attest.DigestInput{
+				Firmware: firmware, KernelSHA256: &img.Kernel.SHA256, InitrdSHA256: &img.Initrd.SHA256,
+				Append: line, VCPUs: vcpus, VCPUSig: sig, GuestFeatures: features,
+			})
 			if err != nil {
 				return nil, flow.Fatal(wrap(codeImage, "an operator registers an image whose firmware carries the metadata for SEV-SNP", err))
 			}
@@ -227,8 +237,10 @@ func (s *Service) arm(ctx context.Context, tx pgx.Tx, r *run) error {
 		}
 		policy.Measurements = append(policy.Measurements, raw)
 	}
-	return broken(site, s.cfg.Broker.Arm(ctx, tx, keybroker.Arm{Workspace: r.Workspace, Project: r.Project, Dataset: w.Dataset, Owner: w.Owner,
-		Image: r.Image, Site: r.Site, Generation: r.Generation, VolumeID: r.DataID, VolumeSerial: openstack.Volume{ID: r.DataID}.Serial(), Policy: policy}))
+	return broken(site, s.cfg.Broker.Arm(ctx, tx, keybroker.Arm{
+		Workspace: r.Workspace, Project: r.Project, Dataset: w.Dataset, Owner: w.Owner,
+		Image: r.Image, Site: r.Site, Generation: r.Generation, VolumeID: r.DataID, VolumeSerial: openstack.Volume{ID: r.DataID}.Serial(), Policy: policy,
+	}))
 }
 
 func (s *Service) disarm(ctx context.Context, tx pgx.Tx, r *run) error {
@@ -239,8 +251,10 @@ func (s *Service) disarm(ctx context.Context, tx pgx.Tx, r *run) error {
 }
 
 func (s *Service) ensureServer(ctx context.Context, site *Site, r *run) error {
-	srv, err := site.Client.EnsureServer(ctx, openstack.ServerSpec{Name: s.name(r.Workspace, roleServer, r.Generation), FlavorID: r.FlavorID,
-		PortID: r.PortID, RootVolumeID: r.RootID, DataVolumeID: r.DataID, Metadata: s.markers(r.Workspace, roleServer, r.Generation)})
+	srv, err := site.Client.EnsureServer(ctx, openstack.ServerSpec{
+		Name: s.name(r.Workspace, roleServer, r.Generation), FlavorID: r.FlavorID,
+		PortID: r.PortID, RootVolumeID: r.RootID, DataVolumeID: r.DataID, Metadata: s.markers(r.Workspace, roleServer, r.Generation),
+	})
 	r.ServerID = srv.ID
 	return forward(site, err)
 }
@@ -264,8 +278,10 @@ func serverID(r *run) string { return r.ServerID }
 // found records a resource with the step that made or found it.
 func (s *Service) found(role string, id func(*run) string) func(context.Context, pgx.Tx, *run) error {
 	return func(ctx context.Context, tx pgx.Tx, r *run) error {
-		return change(ctx, tx, "found", named{"workspace": r.Workspace, "role": role, "generation": r.Generation,
-			"name": s.name(r.Workspace, role, r.Generation), "ext_id": id(r)})
+		return change(ctx, tx, "found", named{
+			"workspace": r.Workspace, "role": role, "generation": r.Generation,
+			"name": s.name(r.Workspace, role, r.Generation), "ext_id": id(r),
+		})
 	}
 }
 

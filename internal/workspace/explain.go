@@ -47,8 +47,10 @@ func (s *Service) Explain(ctx context.Context, id string) (Explanation, error) {
 func (s *Service) factsWithoutGuest(ctx context.Context, w Workspace) ([]permit.NamedFact, error) {
 	var set permit.FactSet
 	err := postgres.InTx(ctx, s.cfg.DB, func(tx pgx.Tx) (err error) {
-		set, err = s.cfg.Permit.ReleaseFacts(ctx, tx, permit.FactQuery{Workspace: w.ID, Project: w.Project, Dataset: w.Dataset, Person: w.Owner,
-			Image: w.Image, Site: w.Site})
+		set, err = s.cfg.Permit.ReleaseFacts(ctx, tx, permit.FactQuery{
+			Workspace: w.ID, Project: w.Project, Dataset: w.Dataset, Person: w.Owner,
+			Image: w.Image, Site: w.Site,
+		})
 		return err
 	})
 	if err != nil {

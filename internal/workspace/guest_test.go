@@ -28,8 +28,10 @@ func (verifier) Verify(ev attest.Evidence, _ attest.Collateral, pol attest.Polic
 	if len(ev.Report) != 64+32+48 {
 		return refuse(attest.CodeFormat)
 	}
-	res := &attest.Result{TEE: attest.SEVSNP, Product: attest.Milan, ReportData: [64]byte(ev.Report), ReportID: [32]byte(ev.Report[64:]),
-		Measurement: [48]byte(ev.Report[96:]), ChipID: [64]byte(pol.Chips[0]), Simulated: true}
+	res := &attest.Result{
+		TEE: attest.SEVSNP, Product: attest.Milan, ReportData: [64]byte(ev.Report), ReportID: [32]byte(ev.Report[64:]),
+		Measurement: [48]byte(ev.Report[96:]), ChipID: [64]byte(pol.Chips[0]), Simulated: true,
+	}
 	switch {
 	case res.ReportData != pol.ReportData:
 		return refuse(attest.CodeReportData)
@@ -85,8 +87,10 @@ func (m *machine) measure() ([48]byte, error) {
 		}
 		sums[i] = sha256.Sum256(body)
 	}
-	return attest.LaunchDigest(attest.DigestInput{Firmware: m.rig.fw, KernelSHA256: &sums[0], InitrdSHA256: &sums[1], Append: m.spec.Append,
-		VCPUs: m.spec.VCPUs, VCPUSig: vcpuSig, GuestFeatures: 1})
+	return attest.LaunchDigest(attest.DigestInput{
+		Firmware: m.rig.fw, KernelSHA256: &sums[0], InitrdSHA256: &sums[1], Append: m.spec.Append,
+		VCPUs: m.spec.VCPUs, VCPUSig: vcpuSig, GuestFeatures: 1,
+	})
 }
 
 func (m *machine) run(ctx context.Context) error {
@@ -117,11 +121,15 @@ func (m *machine) run(ctx context.Context) error {
 	if formatted {
 		header = old.(string)
 	}
-	data := door.ReportData(door.Binding{Challenge: ch.Challenge, Nonce: ch.Nonce, Workspace: req.Workspace, Generation: req.Generation,
-		Purpose: req.Purpose, KEM: key.Public().KEM, HPKEKey: key.Public().PublicKey, SigningKey: public, HeaderHash: header})
+	data := door.ReportData(door.Binding{
+		Challenge: ch.Challenge, Nonce: ch.Nonce, Workspace: req.Workspace, Generation: req.Generation,
+		Purpose: req.Purpose, KEM: key.Public().KEM, HPKEKey: key.Public().PublicKey, SigningKey: public, HeaderHash: header,
+	})
 	report := append(append(data[:], m.reportID[:]...), measured[:]...)
-	grant, err := m.rig.broker.Grant(ctx, door.GrantRequest{Challenge: ch.Challenge, Evidence: door.Evidence{TEE: string(attest.SEVSNP), Report: report},
-		HPKE: key.Public(), SigningKey: public, HeaderHash: header}, "guest")
+	grant, err := m.rig.broker.Grant(ctx, door.GrantRequest{
+		Challenge: ch.Challenge, Evidence: door.Evidence{TEE: string(attest.SEVSNP), Report: report},
+		HPKE: key.Public(), SigningKey: public, HeaderHash: header,
+	}, "guest")
 	if err != nil {
 		return err
 	}

@@ -43,8 +43,10 @@ func (s *Service) Operations(ctx context.Context, workspace string) ([]Operation
 }
 
 func operationOf(f flow.Status, project string) Operation {
-	o := Operation{ID: string(f.ID), Kind: f.Kind, Workspace: strings.TrimPrefix(f.Subject, subject("")), Project: project,
-		State: OperationState(f.State), Detail: f.Detail, Problem: f.Problem, CreatedAt: f.CreatedAt, EndedAt: f.EndedAt}
+	o := Operation{
+		ID: string(f.ID), Kind: f.Kind, Workspace: strings.TrimPrefix(f.Subject, subject("")), Project: project,
+		State: OperationState(f.State), Detail: f.Detail, Problem: f.Problem, CreatedAt: f.CreatedAt, EndedAt: f.EndedAt,
+	}
 	if f.State == flow.StateSuperseded { // its problem says by what
 		o.State = OperationFailed
 	}

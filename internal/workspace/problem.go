@@ -47,8 +47,10 @@ func forward(site *Site, err error) error {
 }
 
 func noCapacity(site *Site, err error) *flow.Problem {
-	return &flow.Problem{Code: codeCapacity, Detail: fmt.Sprintf("waiting for capacity at %s: %s", site.Name, err),
-		Fix: "delete a workspace at " + site.Name + ", or its operator raises the quota; then create the workspace again"}
+	return &flow.Problem{
+		Code: codeCapacity, Detail: fmt.Sprintf("waiting for capacity at %s: %s", site.Name, err),
+		Fix: "delete a workspace at " + site.Name + ", or its operator raises the quota; then create the workspace again",
+	}
 }
 
 func wrap(code, fix string, err error) error {

@@ -91,14 +91,18 @@ func (r *rig) startCloud() {
 	project, keys := cloud.AddProject("siesta"), cloud.AddProject("siesta-keys")
 	r.cloud, r.network = cloud, cloud.AddNetwork(project, "siesta")
 	clouds := filepath.Join(dir, "clouds.yaml")
-	raw := cloudsim.CloudsYAML(srv.URL, map[string]*cloudsim.Credential{"prov": cloud.AddCredential(project, "prov", "member", "reader"),
-		"keys": cloud.AddCredential(keys, "broker", "member", "creator")})
+	raw := cloudsim.CloudsYAML(srv.URL, map[string]*cloudsim.Credential{
+		"prov": cloud.AddCredential(project, "prov", "member", "reader"),
+		"keys": cloud.AddCredential(keys, "broker", "member", "creator"),
+	})
 	if err := os.WriteFile(clouds, raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	client := func(entry string) *openstack.Client {
-		c, err := openstack.New(openstack.Config{Site: "sim", Installation: installation, CloudsFile: clouds, CloudsEntry: entry,
-			AllowedHosts: []string{strings.TrimPrefix(srv.URL, "http://")}, Timeout: 10 * time.Second})
+		c, err := openstack.New(openstack.Config{
+			Site: "sim", Installation: installation, CloudsFile: clouds, CloudsEntry: entry,
+			AllowedHosts: []string{strings.TrimPrefix(srv.URL, "http://")}, Timeout: 10 * time.Second,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,9 +138,11 @@ func (r *rig) startBroker() {
 	}
 	r.permits, r.images = permit.New(r.db), image.New(r.db)
 	r.brokerB = public
-	r.broker, err = keybroker.New(keybroker.Config{DB: r.db, Log: log, Facts: r.permits, Keyring: keyring, Key: private, Installation: installation,
+	r.broker, err = keybroker.New(keybroker.Config{
+		DB: r.db, Log: log, Facts: r.permits, Keyring: keyring, Key: private, Installation: installation,
 		Stores: KeyStores([]Site{{Name: "sim", Keys: r.keys}}), Verifier: verifier{}, Logger: zap.NewNop(),
-		Collateral: func(string) (attest.Collateral, error) { return attest.Collateral{}, nil }})
+		Collateral: func(string) (attest.Collateral, error) { return attest.Collateral{}, nil },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,13 +198,19 @@ func (r *rig) tx(ctx context.Context, fn func(tx pgx.Tx) error) {
 // service makes a service with its own runner, as one siestad process has them.
 func (r *rig) service(change func(*flow.Config, *Config)) (*Service, *flow.Runner) {
 	r.t.Helper()
-	fc := flow.Config{DB: r.db, Lease: 10 * time.Second, Poll: 20 * time.Millisecond, Trace: Trace,
+	fc := flow.Config{
+		DB: r.db, Lease: 10 * time.Second, Poll: 20 * time.Millisecond, Trace: Trace,
 		Backoff: func(int) time.Duration { return 5 * time.Millisecond },
-		Pace:    func(d time.Duration) time.Duration { return min(d, 5*time.Millisecond) }}
-	wc := Config{DB: r.db, Broker: r.broker, Permit: r.permits, Images: r.images, Installation: installation, BrokerKey: door.KeyHash(r.brokerB),
-		Sites: []Site{{Name: "sim", Client: r.client, Keys: r.keys, Network: r.network, Flavors: []string{"siesta.small"}, TEE: SimulatedTEE,
+		Pace:    func(d time.Duration) time.Duration { return min(d, 5*time.Millisecond) },
+	}
+	wc := Config{
+		DB: r.db, Broker: r.broker, Permit: r.permits, Images: r.images, Installation: installation, BrokerKey: door.KeyHash(r.brokerB),
+		Sites: []Site{{
+			Name: "sim", Client: r.client, Keys: r.keys, Network: r.network, Flavors: []string{"siesta.small"}, TEE: SimulatedTEE,
 			VCPUSigs: []uint32{vcpuSig}, GuestFeatures: []uint64{1}, Policy: r.policy, BrokerURL: "http://10.0.2.2:8443",
-			Rules: []openstack.Rule{{Direction: "egress", EtherType: "IPv4", Protocol: "tcp", PortMin: 8443, PortMax: 8443}}}}}
+			Rules: []openstack.Rule{{Direction: "egress", EtherType: "IPv4", Protocol: "tcp", PortMin: 8443, PortMax: 8443}},
+		}},
+	}
 	if change != nil {
 		change(&fc, &wc)
 	}

@@ -84,8 +84,10 @@ var system = audit.Actor{Kind: audit.System, Subject: "siestad"}
 // record writes the audit entry of a step or of an operation's end, and what the end means for the workspace.
 func (s *Service) record(kind string) func(context.Context, pgx.Tx, *run, flow.Event) error {
 	return func(ctx context.Context, tx pgx.Tx, r *run, e flow.Event) error {
-		entry := audit.Entry{Actor: system, Object: subject(r.Workspace), Project: r.Project, Request: r.Request, Outcome: audit.Success,
-			Details: map[string]any{"operation": string(e.Flow), "kind": kind, "site": r.Site, "generation": r.Generation}}
+		entry := audit.Entry{
+			Actor: system, Object: subject(r.Workspace), Project: r.Project, Request: r.Request, Outcome: audit.Success,
+			Details: map[string]any{"operation": string(e.Flow), "kind": kind, "site": r.Site, "generation": r.Generation},
+		}
 		if e.Step != "" {
 			entry.Details["step"] = e.Step
 		}

@@ -38,27 +38,37 @@ func (s *Service) create(ctx context.Context, tx pgx.Tx, who audit.Actor, spec C
 		return fail(err)
 	}
 	// A guest that could get no key would boot for nothing.
-	facts, err := s.cfg.Permit.ReleaseFacts(ctx, tx, permit.FactQuery{Workspace: id, Project: spec.Project, Dataset: spec.Dataset,
-		Person: who.Subject, Image: spec.Image, Site: spec.Site})
+	facts, err := s.cfg.Permit.ReleaseFacts(ctx, tx, permit.FactQuery{
+		Workspace: id, Project: spec.Project, Dataset: spec.Dataset,
+		Person: who.Subject, Image: spec.Image, Site: spec.Site,
+	})
 	if err != nil {
 		return fail(err)
 	}
 	if missing := untrue(facts); len(missing) > 0 {
 		return fail(&Refused{Facts: missing})
 	}
-	r := run{Workspace: id, Project: spec.Project, Image: spec.Image, Site: spec.Site, Flavor: spec.Flavor, DataGiB: spec.DataGiB,
-		Generation: 1, Request: spec.Request}
+	r := run{
+		Workspace: id, Project: spec.Project, Image: spec.Image, Site: spec.Site, Flavor: spec.Flavor, DataGiB: spec.DataGiB,
+		Generation: 1, Request: spec.Request,
+	}
 	operation, err := flow.Start(ctx, tx, s.cfg.Flow, kindCreate, subject(id), spec.Request, r)
 	if err != nil {
 		return fail(err)
 	}
-	if err := change(ctx, tx, "insert", named{"id": id, "name": spec.Name, "project": spec.Project, "dataset": spec.Dataset, "image": spec.Image,
-		"site": spec.Site, "flavor": spec.Flavor, "data_gib": spec.DataGiB, "owner": who.Subject, "simulated": site.TEE == SimulatedTEE}); err != nil {
+	if err := change(ctx, tx, "insert", named{
+		"id": id, "name": spec.Name, "project": spec.Project, "dataset": spec.Dataset, "image": spec.Image,
+		"site": spec.Site, "flavor": spec.Flavor, "data_gib": spec.DataGiB, "owner": who.Subject, "simulated": site.TEE == SimulatedTEE,
+	}); err != nil {
 		return fail(err)
 	}
-	return s.answer(ctx, tx, operation, audit.Entry{Actor: who, Action: "workspace.create", Object: subject(id), Project: spec.Project,
-		Outcome: audit.Success, Request: spec.Request, Details: map[string]any{"operation": string(operation), "dataset": spec.Dataset,
-			"image": spec.Image, "site": spec.Site, "flavor": spec.Flavor, "data_gib": spec.DataGiB}}, id)
+	return s.answer(ctx, tx, operation, audit.Entry{
+		Actor: who, Action: "workspace.create", Object: subject(id), Project: spec.Project,
+		Outcome: audit.Success, Request: spec.Request, Details: map[string]any{
+			"operation": string(operation), "dataset": spec.Dataset,
+			"image": spec.Image, "site": spec.Site, "flavor": spec.Flavor, "data_gib": spec.DataGiB,
+		},
+	}, id)
 }
 
 // admit checks what can be known without asking anyone.
@@ -116,8 +126,10 @@ func (s *Service) List(ctx context.Context, f Filter) ([]Workspace, error) {
 	if f.Limit <= 0 {
 		f.Limit = 100
 	}
-	rows, err := s.cfg.DB.Query(ctx, queries["list"], named{"after": f.After, "projects": f.Projects, "owner": f.Owner, "site": f.Site,
-		"state": string(f.State), "limit": min(f.Limit, 1000)})
+	rows, err := s.cfg.DB.Query(ctx, queries["list"], named{
+		"after": f.After, "projects": f.Projects, "owner": f.Owner, "site": f.Site,
+		"state": string(f.State), "limit": min(f.Limit, 1000),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("listing workspaces: %w", err)
 	}
@@ -151,8 +163,10 @@ func (s *Service) delete(ctx context.Context, tx pgx.Tx, who audit.Actor, id, re
 	if w.State == Deleted {
 		return fail(fmt.Errorf("%w: it is deleted already", ErrState))
 	}
-	entry := audit.Entry{Actor: who, Action: "workspace.delete", Object: subject(id), Project: w.Project, Outcome: audit.Success, Request: request,
-		Details: map[string]any{"from": string(w.State)}}
+	entry := audit.Entry{
+		Actor: who, Action: "workspace.delete", Object: subject(id), Project: w.Project, Outcome: audit.Success, Request: request,
+		Details: map[string]any{"from": string(w.State)},
+	}
 	live, ok, err := flow.Live(ctx, tx, subject(id))
 	if err != nil {
 		return fail(err)
@@ -230,8 +244,10 @@ func (s *Service) reboot(ctx context.Context, tx pgx.Tx, who audit.Actor, action
 	if err := change(ctx, tx, "reboot", named{"id": id, "from": from}); err != nil {
 		return fail(err)
 	}
-	return s.answer(ctx, tx, operation, audit.Entry{Actor: who, Action: action, Object: subject(id), Project: w.Project, Outcome: audit.Success,
-		Request: request, Details: map[string]any{"operation": string(operation), "from": string(w.State), "generation": w.Generation}}, id)
+	return s.answer(ctx, tx, operation, audit.Entry{
+		Actor: who, Action: action, Object: subject(id), Project: w.Project, Outcome: audit.Success,
+		Request: request, Details: map[string]any{"operation": string(operation), "from": string(w.State), "generation": w.Generation},
+	}, id)
 }
 
 func notNow(w Workspace) error {
@@ -255,8 +271,10 @@ func busy(err error) error {
 
 // runOf begins a flow on a workspace with what is on record about its resources.
 func (s *Service) runOf(ctx context.Context, tx pgx.Tx, w Workspace, request string) (run, error) {
-	r := run{Workspace: w.ID, Project: w.Project, Image: w.Image, Site: w.Site, Flavor: w.Flavor, DataGiB: w.DataGiB, Generation: w.Generation,
-		Request: request, Line: w.Line, Measurements: w.Measurements}
+	r := run{
+		Workspace: w.ID, Project: w.Project, Image: w.Image, Site: w.Site, Flavor: w.Flavor, DataGiB: w.DataGiB, Generation: w.Generation,
+		Request: request, Line: w.Line, Measurements: w.Measurements,
+	}
 	rows, err := tx.Query(ctx, queries["resources"], named{"workspace": w.ID})
 	if err != nil {
 		return run{}, fmt.Errorf("reading the resources of workspace %s: %w", w.ID, err)

@@ -33,9 +33,11 @@ func (s *Service) ensureImages(ctx context.Context, site *Site, r *run) error {
 			return err
 		}
 		// The id that comes back may be another than the one proposed, should the site remember more than we do.
-		at, err := site.Client.EnsureImage(ctx, openstack.ImageSpec{ID: s.imageID(f.file.SHA256, removals), Name: s.imageName(f.file.SHA256),
+		at, err := site.Client.EnsureImage(ctx, openstack.ImageSpec{
+			ID: s.imageID(f.file.SHA256, removals), Name: s.imageName(f.file.SHA256),
 			SHA512: hex.EncodeToString(f.file.SHA512[:]), Size: f.file.Size, ContainerFormat: f.format, DiskFormat: f.format,
-			Open: func(ctx context.Context) (io.ReadCloser, error) { return s.cfg.Images.Open(ctx, f.file.SHA256) }})
+			Open: func(ctx context.Context) (io.ReadCloser, error) { return s.cfg.Images.Open(ctx, f.file.SHA256) },
+		})
 		if err != nil {
 			return forward(site, err)
 		}

@@ -262,8 +262,10 @@ func TestParkedDeletionGoesOnWhenAskedAgain(t *testing.T) {
 	ctx, r := flowtest.Context(t), newRig(t).impatient(Times{Delete: 200 * time.Millisecond})
 	w, op := r.create(ctx, r.svc)
 	r.await(ctx, op, flow.StateSucceeded)
-	yield := r.cloud.Inject(cloudsim.Fault{Service: "compute", Method: http.MethodDelete, Path: regexp.MustCompile(`/servers/`), Status: http.StatusConflict,
-		Body: `{"conflictingRequest": {"code": 409, "message": "locked"}}`})
+	yield := r.cloud.Inject(cloudsim.Fault{
+		Service: "compute", Method: http.MethodDelete, Path: regexp.MustCompile(`/servers/`), Status: http.StatusConflict,
+		Body: `{"conflictingRequest": {"code": 409, "message": "locked"}}`,
+	})
 	remove := r.begin(ctx, r.svc, r.svc.Delete, w.ID)
 	r.await(ctx, remove, flow.StateParked)
 	got, err := r.svc.Operation(ctx, remove.ID)

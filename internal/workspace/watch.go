@@ -97,8 +97,10 @@ func (s *Service) observe(ctx context.Context, w watched, to State, p *flow.Prob
 		if err != nil {
 			return err
 		}
-		_, err = audit.Append(ctx, tx, audit.Entry{Actor: system, Action: "workspace." + string(to), Object: subject(w.ID), Project: w.Project,
-			Outcome: audit.Failed, Code: p.Code, Details: map[string]any{"site": w.Site, "generation": w.Generation, "problem": printable(p.Detail, 500)}})
+		_, err = audit.Append(ctx, tx, audit.Entry{
+			Actor: system, Action: "workspace." + string(to), Object: subject(w.ID), Project: w.Project,
+			Outcome: audit.Failed, Code: p.Code, Details: map[string]any{"site": w.Site, "generation": w.Generation, "problem": printable(p.Detail, 500)},
+		})
 		return err
 	})
 }

@@ -74,7 +74,7 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case fault != nil && fault.Status != 0:
 		answer = reply{status: fault.Status, raw: []byte(fault.Body), header: fault.Header}
 	default:
-		answer = c.serve(name, segments[1:], r) //nolint:contextcheck // a server's stop outlives the request that asked for it
+		answer = c.serve(name, segments[1:], r)
 	}
 	if fault != nil && fault.DropAnswer {
 		if h, ok := w.(http.Hijacker); ok {

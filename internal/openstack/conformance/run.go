@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/eosc-siesta/siestad/internal/openstack" //nolint:depguard // the suite drives the package beside which it lies
+	"github.com/eosc-siesta/siestad/internal/openstack"
 )
 
 func random() string {

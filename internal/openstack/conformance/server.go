@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/eosc-siesta/siestad/internal/openstack" //nolint:depguard // the suite drives the package beside which it lies
+	"github.com/eosc-siesta/siestad/internal/openstack"
 )
 
 // server goes the way of a workspace: group, port, images, volumes, boot metadata, server, stop, start, delete.

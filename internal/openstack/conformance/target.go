@@ -16,7 +16,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/eosc-siesta/siestad/internal/openstack" //nolint:depguard // the suite drives the package beside which it lies
+	"github.com/eosc-siesta/siestad/internal/openstack"
 )
 
 // Target is the cloud under test.
