@@ -271,7 +271,11 @@ func TestKilledAnywhere(t *testing.T) {
 					}
 				})
 				stop()
-				_ = <-ended // however a killed runner says it ended, it ended
+				select { // however a killed runner says it ended, it ended
+				case <-ended:
+				case <-ctx.Done():
+					t.Fatal(ctx.Err())
+				}
 				expire(ctx, t, db)
 				second := runner(t, config(db), f)
 				flowtest.Run(t, second)
