@@ -272,7 +272,7 @@ func TestKilledAnywhere(t *testing.T) {
 				})
 				stop()
 				select { // however a killed runner says it ended, it ended
-				case <-ended:
+				case <-ended: //nolint:errcheck // the error is the kill that this test made
 				case <-ctx.Done():
 					t.Fatal(ctx.Err())
 				}
