@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,7 @@ type chain struct {
 	leaf                *vcek
 	by                  *authority
 	notBefore, notAfter time.Time
+	hot                 hotKey
 }
 
 func (c *chain) validAt(at time.Time) bool {
@@ -66,6 +68,7 @@ type chainKey struct{ roots, leaf [sha256.Size]byte }
 type chainCache struct {
 	mu     sync.RWMutex
 	chains map[chainKey]*chain
+	tables atomic.Int32
 }
 
 // get is nil-safe: Verify without memory has no cache.
@@ -89,7 +92,8 @@ func (c *chainCache) put(k chainKey, ch *chain) {
 	}
 	if len(c.chains) >= maxCachedChains {
 		// Which one goes does not matter for correctness: it is proved again.
-		for old := range c.chains {
+		for old, ch := range c.chains {
+			c.forget(ch)
 			delete(c.chains, old)
 			break
 		}

@@ -2,7 +2,6 @@ package attest
 
 import (
 	"bytes"
-	"crypto/ecdsa"
 	"crypto/sha512"
 	"encoding/binary"
 	"encoding/hex"
@@ -253,7 +252,8 @@ func (j *judgement) genuine(report []byte, r *spb.Report, leaf *vcek, res *Resul
 		"the certificate belongs to another chip")
 	j.judge(checkCertificateTCB, leaf.tcb == res.Reported, leaf.tcb.String(), res.Reported.String(),
 		"the certificate is for other patch levels than the report")
-	if ch := j.prove(leaf, res.Product); ch != nil {
+	ch := j.prove(leaf, res.Product)
+	if ch != nil {
 		res.Simulated = ch.by.simulated
 		j.judge(checkHardware, ch.by.simulated == j.pol.Simulated, hardware(j.pol.Simulated), hardware(ch.by.simulated),
 			"simulated and genuine hardware do not stand in for each other")
@@ -267,7 +267,7 @@ func (j *judgement) genuine(report []byte, r *spb.Report, leaf *vcek, res *Resul
 		return
 	}
 	digest := sha512.Sum384(abi.SignedComponent(report))
-	j.judge(checkSignature, ecdsa.VerifyASN1(leaf.key, digest[:], der), "", "", "the report was not signed by the key of this certificate")
+	j.judge(checkSignature, j.signed(ch, leaf, digest[:], der), "", "", "the report was not signed by the key of this certificate")
 }
 
 func hardware(simulated bool) string {
