@@ -169,14 +169,13 @@ func (w *world) profile(ctx context.Context, dir string, connections int, keep s
 	}
 	parts := []struct{ function, what string }{
 		{"attest.(*Verifier).Verify", "verify the evidence"},
-		{"crypto/ecdsa.VerifyASN1", "  of which the signature"},
+		{"p384.(*Key).VerifyASN1", "  of which the signature"},
 		{"door.PublicKey.Seal", "HPKE seal"},
 		{"door.ParseKey", "HPKE key check"},
 		{"keybroker.(*Broker).consume", "consume the nonce"},
-		{"keybroker.readStanding", "lock and read the guest"},
-		{"permit.(*Service).ReleaseFacts", "facts"},
-		{"audit.Append", "audit entry"},
-		{"keybroker.(*Broker).writeDecision", "decision, lease and blobs"},
+		{"keybroker.(*Broker).readStanding", "lock and read the guest, facts"},
+		{"audit.Queue", "encode the audit entry"},
+		{"keybroker.(*Broker).writeDecision", "entry, decision, lease and blobs"},
 		{"pgx.BeginTxFunc", "whole transaction"},
 		{"audit.(*Log).Wait", "wait for the checkpoint"},
 		{"audit.(*Log).Run", "sequencer"},

@@ -20,9 +20,10 @@ import (
 	"github.com/eosc-siesta/siestad/internal/permit"
 )
 
-// Facts is the human side of a release. It reads inside tx and locks what it read against change until tx ends.
+// Facts is the human side of a release. It queues the statements that read the facts and lock what they read against
+// change until the transaction ends in which the batch is sent. set holds nothing until the batch has been read.
 type Facts interface {
-	ReleaseFacts(ctx context.Context, tx pgx.Tx, q permit.FactQuery) (permit.FactSet, error)
+	QueueFacts(batch *pgx.Batch, q permit.FactQuery, set *permit.FactSet)
 }
 
 // Verifier judges evidence; *attest.Verifier is the one of production.

@@ -50,13 +50,9 @@ func (b *Broker) release(ctx context.Context, a *attempt, keys volumeKeys) (deci
 	var d decision
 	err := postgres.InTx(ctx, b.DB, func(tx pgx.Tx) error {
 		d = decision{id: newID()}
-		s, err := readStanding(ctx, tx, a)
+		s, facts, err := b.readStanding(ctx, tx, a)
 		if err != nil {
 			return err
-		}
-		facts, err := b.Facts.ReleaseFacts(ctx, tx, a.query())
-		if err != nil {
-			return fmt.Errorf("reading the facts: %w", err)
 		}
 		checks, code := judgeFacts(a, s, facts)
 		if code != "" {
@@ -74,8 +70,8 @@ func (b *Broker) release(ctx context.Context, a *attempt, keys volumeKeys) (deci
 }
 
 // readStanding locks arm, volume and key, then reads the lease in a statement of its own: it must be seen as it is once
-// the locks are held, not as it was when the first statement began.
-func readStanding(ctx context.Context, tx pgx.Tx, a *attempt) (s standing, err error) {
+// the locks are held, not as it was when the first statement began. The facts follow. All of it is one round trip.
+func (b *Broker) readStanding(ctx context.Context, tx pgx.Tx, a *attempt) (s standing, facts permit.FactSet, err error) {
 	batch := &pgx.Batch{}
 	batch.Queue(`SELECT a.state, a.epoch, a.report_id, v.state, coalesce(v.header_hash, '')
 		FROM broker_arm a JOIN broker_volume v USING (workspace)
@@ -98,10 +94,11 @@ func readStanding(ctx context.Context, tx pgx.Tx, a *attempt) (s standing, err e
 			})
 			return err
 		})
+	b.Facts.QueueFacts(batch, a.query(), &facts)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
-		return standing{}, fmt.Errorf("locking the guest: %w", err)
+		return standing{}, permit.FactSet{}, fmt.Errorf("locking the guest and reading the facts: %w", err)
 	}
-	return s, nil
+	return s, facts, nil
 }
 
 // judgeFacts lists every fact with its outcome; the code is that of the first that failed, in this order. It changes nothing.
@@ -197,10 +194,10 @@ func (b *Broker) unlock(ctx context.Context, tx pgx.Tx, a *attempt, d *decision,
 		return err
 	}
 	d.lease = newID()
-	if d.entry, err = audit.Append(ctx, tx, b.entry(a, d, "key.release", audit.Success, "")); err != nil {
+	batch := &pgx.Batch{}
+	if err := audit.Queue(batch, b.entry(a, d, "key.release", audit.Success, ""), &d.entry); err != nil {
 		return err
 	}
-	batch := &pgx.Batch{}
 	batch.Queue(`UPDATE broker_arm SET state = 'released', report_id = $4, reason = '', changed_at = now()
 		WHERE workspace = $1 AND generation = $2 AND epoch = $3 AND state IN ('armed', 'released')`,
 		a.challenge.Workspace, a.challenge.Generation, a.epoch, a.result.ReportID[:])
@@ -209,9 +206,9 @@ func (b *Broker) unlock(ctx context.Context, tx pgx.Tx, a *attempt, d *decision,
 	batch.Queue(`INSERT INTO broker_lease (id, workspace, generation, epoch, volume_id, report_id, signing_key, chip, state, mode, until, renew_after,
 			stage, challenge, request, sealed_enc, sealed_text, entry)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'live', $9, now() + make_interval(secs => $10), now() + make_interval(secs => $10 / 2),
-			'attested', $11, $12, $13, $14, $15) RETURNING until, renew_after`,
+			'attested', $11, $12, $13, $14, `+audit.Appended+`) RETURNING until, renew_after`,
 		d.lease, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.volumeID, a.result.ReportID[:], a.req.SigningKey,
-		hexOf(a.result.ChipID[:]), mode, life.Seconds(), a.req.Challenge, a.requestHash(), d.sealed.Enc, d.sealed.Ciphertext, d.entry).
+		hexOf(a.result.ChipID[:]), mode, life.Seconds(), a.req.Challenge, a.requestHash(), d.sealed.Enc, d.sealed.Ciphertext).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&d.until, &d.renewAfter) })
 	return b.writeDecision(ctx, tx, a, d, batch, "released", "", checks)
 }
@@ -219,18 +216,17 @@ func (b *Broker) unlock(ctx context.Context, tx pgx.Tx, a *attempt, d *decision,
 // renew gives the holder more time. It also acknowledges the grant: who renews has the key.
 func (b *Broker) renew(ctx context.Context, tx pgx.Tx, a *attempt, d *decision, s standing, checks []attest.Check) error {
 	d.lease = s.lease.id
-	var err error
-	if d.entry, err = audit.Append(ctx, tx, b.entry(a, d, "lease.renew", audit.Success, "")); err != nil {
+	batch := &pgx.Batch{}
+	if err := audit.Queue(batch, b.entry(a, d, "lease.renew", audit.Success, ""), &d.entry); err != nil {
 		return err
 	}
 	life := b.Lease
 	if s.headerHash == "" {
 		life = b.InitialiseLease
 	}
-	batch := &pgx.Batch{}
 	batch.Queue(`UPDATE broker_lease SET until = now() + make_interval(secs => $2), renew_after = now() + make_interval(secs => $2 / 2),
-			challenge = $3, request = $4, entry = $5, sealed_enc = NULL, sealed_text = NULL
-		WHERE id = $1 AND state = 'live' RETURNING until, renew_after`, d.lease, life.Seconds(), a.req.Challenge, a.requestHash(), d.entry).
+			challenge = $3, request = $4, entry = `+audit.Appended+`, sealed_enc = NULL, sealed_text = NULL
+		WHERE id = $1 AND state = 'live' RETURNING until, renew_after`, d.lease, life.Seconds(), a.req.Challenge, a.requestHash()).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&d.until, &d.renewAfter) })
 	return b.writeDecision(ctx, tx, a, d, batch, "renewed", "", checks)
 }
@@ -253,10 +249,11 @@ func (b *Broker) refuse(ctx context.Context, tx pgx.Tx, a *attempt, d *decision,
 		b.Logger.Error("generation suspended after a second boot", zap.String("workspace", a.challenge.Workspace), zap.Int("generation", a.challenge.Generation))
 		batch.Queue(`UPDATE broker_arm SET state = 'suspended', reason = 'a second guest booted that nobody had asked for', changed_at = now()
 			WHERE workspace = $1 AND generation = $2 AND epoch = $3 AND state = 'released'`, a.challenge.Workspace, a.challenge.Generation, s.armEpoch)
-		if _, err := audit.Append(ctx, tx, audit.Entry{
+		var suspension audit.ID
+		if err := audit.Queue(batch, audit.Entry{
 			Actor: systemActor, Action: "guest.suspend", Object: object(a.challenge.Workspace), Project: a.project,
 			Outcome: audit.Success, Details: map[string]any{"generation": a.challenge.Generation, "decision": d.id},
-		}); err != nil {
+		}, &suspension); err != nil {
 			return err
 		}
 	}
@@ -264,8 +261,7 @@ func (b *Broker) refuse(ctx context.Context, tx pgx.Tx, a *attempt, d *decision,
 	if a.challenge.Purpose == door.Renew {
 		action = "lease.renew"
 	}
-	var err error
-	if d.entry, err = audit.Append(ctx, tx, b.entry(a, d, action, audit.Refused, code)); err != nil {
+	if err := audit.Queue(batch, b.entry(a, d, action, audit.Refused, code), &d.entry); err != nil {
 		return err
 	}
 	return b.writeDecision(ctx, tx, a, d, batch, "refused", code, checks)
@@ -287,11 +283,12 @@ func (b *Broker) refuseEvidence(ctx context.Context, a *attempt, verdict *attest
 	if a.challenge.Purpose == door.Renew {
 		action = "lease.renew"
 	}
-	err := postgres.InTx(ctx, b.DB, func(tx pgx.Tx) (err error) {
-		if d.entry, err = audit.Append(ctx, tx, b.entry(a, &d, action, audit.Refused, r.Code)); err != nil {
+	err := postgres.InTx(ctx, b.DB, func(tx pgx.Tx) error {
+		batch := &pgx.Batch{}
+		if err := audit.Queue(batch, b.entry(a, &d, action, audit.Refused, r.Code), &d.entry); err != nil {
 			return err
 		}
-		return b.writeDecision(ctx, tx, a, &d, &pgx.Batch{}, "refused", r.Code, verdict.Checks)
+		return b.writeDecision(ctx, tx, a, &d, batch, "refused", r.Code, verdict.Checks)
 	})
 	if err != nil {
 		return fmt.Errorf("recording a refusal of workspace %s: %w", a.challenge.Workspace, err)
@@ -339,7 +336,8 @@ func evidenceDigest(ev attest.Evidence) []byte {
 	return h[:]
 }
 
-// writeDecision adds the decision and the bytes that it rests on to batch and sends it: one round trip.
+// writeDecision adds the decision and the bytes that it rests on to batch, in which its audit entry is queued last of all
+// entries, and sends it: one round trip.
 func (b *Broker) writeDecision(ctx context.Context, tx pgx.Tx, a *attempt, d *decision, batch *pgx.Batch, outcome, code string, checks []attest.Check) error {
 	list, err := json.Marshal(checks)
 	if err != nil {
@@ -363,9 +361,9 @@ func (b *Broker) writeDecision(ctx context.Context, tx pgx.Tx, a *attempt, d *de
 	}
 	batch.Queue(`INSERT INTO broker_decision (id, workspace, generation, epoch, challenge, purpose, outcome, code, checks, tee, report, certificates,
 			event_log, policy, collateral, report_data, judged_at, lease, entry)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)`,
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, `+audit.Appended+`)`,
 		d.id, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.req.Challenge, string(a.challenge.Purpose), outcome, code, list,
-		string(a.evidence.TEE), report, certificates, log, a.policyHash[:], a.collateral[:], a.reportData[:], a.judgedAt, lease, d.entry)
+		string(a.evidence.TEE), report, certificates, log, a.policyHash[:], a.collateral[:], a.reportData[:], a.judgedAt, lease)
 	batch.Queue(`UPDATE broker_challenge SET outcome = $2 WHERE id = $1`, a.req.Challenge, challengeOutcome)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("writing the decision: %w", err)

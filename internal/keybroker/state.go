@@ -146,8 +146,9 @@ func (b *Broker) Explain(ctx context.Context, workspace string) ([]permit.NamedF
 		if err != nil {
 			return fmt.Errorf("reading what it touches: %w", err)
 		}
-		facts, err = b.Facts.ReleaseFacts(ctx, tx, q)
-		return err
+		batch := &pgx.Batch{}
+		b.Facts.QueueFacts(batch, q, &facts)
+		return tx.SendBatch(ctx, batch).Close()
 	})
 	if err != nil {
 		return nil, fmt.Errorf("explaining workspace %s: %w", workspace, err)

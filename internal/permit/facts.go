@@ -2,7 +2,6 @@ package permit
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -71,27 +70,38 @@ const freezeGate = 0x73696573 // "sies"
 
 // ReleaseFacts reads the four human facts inside tx. An error means that nothing is known, which callers treat as a refusal.
 func (s *Service) ReleaseFacts(ctx context.Context, tx pgx.Tx, q FactQuery) (FactSet, error) {
-	var (
-		permitID, projectState, imageState, frozen *string
-		projectValid                               *bool
-		validUntil                                 *time.Time
-	)
+	var set FactSet
 	batch := &pgx.Batch{}
+	s.QueueFacts(batch, q, &set)
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return FactSet{}, fmt.Errorf("reading the facts of workspace %s: %w", q.Workspace, err)
+	}
+	return set, nil
+}
+
+// QueueFacts is ReleaseFacts as two statements of a batch, which the caller sends in its transaction. Until the batch has
+// been read without an error set is what it was: the zero value, in which no fact holds.
+func (s *Service) QueueFacts(batch *pgx.Batch, q FactQuery, set *FactSet) {
 	batch.Queue("SELECT pg_advisory_xact_lock_shared($1)", freezeGate)
 	batch.Queue(factsQuery, pgx.StrictNamedArgs{
 		"project": q.Project, "dataset": q.Dataset, "person": q.Person, "image": q.Image, "site": q.Site, "chip": q.Chip,
 	}).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&permitID, &projectState, &projectValid, &validUntil, &imageState, &frozen)
+		var (
+			permitID, projectState, imageState, frozen *string
+			projectValid                               *bool
+			validUntil                                 *time.Time
+		)
+		if err := row.Scan(&permitID, &projectState, &projectValid, &validUntil, &imageState, &frozen); err != nil {
+			return err
+		}
+		*set = FactSet{
+			Permit:   permitFact(permitID),
+			Project:  projectFact(q.Project, projectState, projectValid, validUntil),
+			Image:    imageFact(imageState),
+			NoFreeze: freezeFact(frozen),
+		}
+		return nil
 	})
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return FactSet{}, fmt.Errorf("reading the facts of workspace %s: %w", q.Workspace, err)
-	}
-	return FactSet{
-		Permit:   permitFact(permitID),
-		Project:  projectFact(q.Project, projectState, projectValid, validUntil),
-		Image:    imageFact(imageState),
-		NoFreeze: freezeFact(frozen),
-	}, nil
 }
 
 func permitFact(id *string) Fact {
