@@ -12389,11 +12389,10 @@ var swaggerSpec = []string{
 	"QSgDCCvvza0366T2jvLvdvO/wSUyS1mU2q3wR/E8vhr03IxgVsl4exkdCm+zACGhcmr/53Cta/TadPzZ",
 	"0q1PS3O5kbHFszlxBYU4zOpaQUulQQPeLo3hvXTfS/e9dN/0TI7V2QeYH6YdRIVkeo50LFgcBae/fTYE",
 	"Z/1olr4LmQWnwQgJ0fW05KATPGExcM1oRq6Y1AXNyJRGKeOgbLgX79WP5NwQFBZpcN65IAw4nUJwWofO",
-	"cInmCG8En+Ccqu9FvQgV1t8Zz5Eig1NeZNlyHz4kWcYcvWOQSX9+qeq9PLG03M+L5nXL9W7KchS1nsq7",
-	"bpd7+pQKLO9fKHCyxZevKIVNdZbKA+by9JZ7e+ZuBPijIkqLvGrir6BabvKLQVR3sU/vnTxmbT3HLft1",
-	"he2Wu8XKHJko4toy2BByx7dYF676dgodH2ZigmAxrczKiKQ2AC1iF7Ntb8dssPv58fkZ0ZmYHGisv5vR",
-	"uShqk8KnHd3Yq7r+SGIhZEiMxEVhYKSn0QfwSMOM17ZeuHDzwh2nAuPeY+eangrOtMDa4TXkVsHt59v/",
-	"DQAA//8=",
+	"cInmCG8En+CcQltqZzzHv1XrWnmT5dY+GFlGG71LkEl/cqnqqTyrtNzPi+ZFy/VuykIUtZ7KW26Xe/qU",
+	"CizsXyhwUsUXrijFTHWKygPmMvSWe3vm7gL4oyJKi9qq+Munlpv8YlDUXenTexuPWWrPa8t+XUm75W6x",
+	"Jkcmiri2DDZ43PEtVoSrvp1Cx4eZmCBYTCuzMiKpDUCL2EVr29sxG+Z+fnx+RnQmJgcaK+9mdC6K2qTw",
+	"aUc39pKuP5JYCBkSI2tRDBi5aTQBPMww47WtFy7QvHC7qcCI99g5paeCMy2wangNkVVw+/n2fwMAAP//",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
