@@ -33,10 +33,13 @@ line. The line counts byte by byte as Nova was given it, without the final NUL.`
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			digest, err := d.compute()
 			if err != nil {
-				return err
+				// Nothing was compared, so no error here says that something is untrue.
+				return &cannotJudge{err}
 			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), hex.EncodeToString(digest[:]))
-			return err
+			if _, err = fmt.Fprintln(cmd.OutOrStdout(), hex.EncodeToString(digest[:])); err != nil {
+				return unjudged("writing the digest: %w", err)
+			}
+			return nil
 		},
 	}
 	f := cmd.Flags()

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -44,8 +45,12 @@ show that a whole log was rolled back.`,
 				defer file.Close()
 				in = file
 			}
-			sum, err := v.VerifyExport(in, earlier)
-			if err != nil {
+			source := &source{in: in}
+			sum, err := v.VerifyExport(source, earlier)
+			switch {
+			case source.failed != nil:
+				return unjudged("reading the export: %w", source.failed)
+			case err != nil:
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "the log %s is intact: %d entries under %d signed heads, root %s\n",
@@ -59,6 +64,21 @@ show that a whole log was rolled back.`,
 	cmd.Flags().StringVar(&key, "key", "", keyUsage)
 	cmd.Flags().StringVar(&saved, "checkpoint", "", "a checkpoint or receipt saved earlier")
 	return cmd
+}
+
+// source remembers that the export could not be read, which says nothing about
+// the log.
+type source struct {
+	in     io.Reader
+	failed error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.in.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.failed = err
+	}
+	return n, err
 }
 
 func receiptCommand() *cobra.Command {

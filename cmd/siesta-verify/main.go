@@ -1,5 +1,7 @@
-// Command siesta-verify checks what siestad's audit log says, offline: it opens
-// no network connection and no database, only the files it is given.
+// Command siesta-verify checks what siestad and its guests say, offline: the audit
+// log and its receipts, the evidence of confidential guests, stored decisions, and
+// launch digests. It opens no network connection and no database, only the files
+// it is given.
 //
 // Exit status: 0 what was given is true, 1 it is not, 2 it could not be judged
 // (a file that cannot be read, wrong usage).
@@ -11,6 +13,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,53 +21,75 @@ import (
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, time.Now))
 }
 
-func run(args []string, in io.Reader, out, errs io.Writer) int {
+func run(args []string, in io.Reader, out, errs io.Writer, now func() time.Time) int {
 	root := &cobra.Command{
-		Use:           "siesta-verify",
-		Short:         "Check siestad's audit log, its receipts and launch digests, offline",
+		Use:   "siesta-verify",
+		Short: "Judge evidence, replay decisions, check the audit log and launch digests, offline",
+		Long: `Checks what siestad and its guests say, from files alone: no network, no database.
+
+Exit status: 0 what was given is true, 1 it is not, 2 it could not be judged.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.AddCommand(logCommand(), receiptCommand(), checkpointsCommand(), digestCommand())
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &cannotJudge{err} })
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errs)
 	err := root.Execute()
-	if err == nil {
+	switch {
+	case err == nil:
 		return 0
+	case errors.Is(err, errRefused):
+		// The verdict, with its reasons, is already on out.
+		return 1
 	}
 	fmt.Fprintln(errs, "siesta-verify:", err)
-	var unjudged *cannotJudge
-	if errors.As(err, &unjudged) || usageError(err) {
+	var without *cannotJudge
+	if errors.As(err, &without) || usageError(err) {
 		return 2
 	}
 	return 1
 }
+
+// errRefused ends the program with status 1 after the verdict has been printed.
+var errRefused = errors.New("refused")
 
 // cannotJudge marks an error that says nothing about the truth of the input.
 type cannotJudge struct{ error }
 
 func (e *cannotJudge) Unwrap() error { return e.error }
 
-// maxFile bounds every file but an export, which is streamed.
+func unjudged(format string, args ...any) error {
+	return &cannotJudge{fmt.Errorf(format, args...)}
+}
+
+// maxFile bounds every file but evidence, which has its own bounds, and an
+// export, which is streamed.
 const maxFile = 64 << 10
 
-func readFile(name string) ([]byte, error) {
-	file, err := os.Open(name)
+func readFile(name string) ([]byte, error) { return readInput(name, nil, maxFile) }
+
+// readInput reads a file, or in when it is there and the name is -.
+func readInput(name string, in io.Reader, limit int64) (_ []byte, err error) {
+	if name != "-" || in == nil {
+		file, err := os.Open(name)
+		if err != nil {
+			return nil, &cannotJudge{err}
+		}
+		defer file.Close()
+		in = file
+	}
+	content, err := io.ReadAll(io.LimitReader(in, limit+1))
 	if err != nil {
 		return nil, &cannotJudge{err}
 	}
-	defer file.Close()
-	content, err := io.ReadAll(io.LimitReader(file, maxFile+1))
-	if err != nil {
-		return nil, &cannotJudge{err}
-	}
-	if len(content) > maxFile {
-		return nil, &cannotJudge{fmt.Errorf("%s has more than %d bytes", name, maxFile)}
+	if int64(len(content)) > limit {
+		return nil, unjudged("%s has more than %d bytes", name, limit)
 	}
 	return content, nil
 }
@@ -112,7 +137,7 @@ func checkpoint(v audit.Verifier, name string) (audit.Checkpoint, error) {
 // usageError recognises cobra's complaints about the command line, which have
 // no type of their own.
 func usageError(err error) bool {
-	for _, prefix := range []string{"unknown ", "accepts ", "required flag", "flag needs", "invalid argument"} {
+	for _, prefix := range []string{"unknown ", "accepts ", "required flag", "if any flags in the group", "at least one of the flags in the group"} {
 		if strings.HasPrefix(err.Error(), prefix) {
 			return true
 		}
