@@ -46,19 +46,19 @@ type FactSet struct {
 // aggregates, so each row is locked in a CTE of its own and missing rows come back as NULL.
 const factsQuery = `
 WITH lock_project AS (
-  SELECT id, state, valid_until, valid_until > now() AS valid FROM project WHERE id = @project FOR SHARE),
+  SELECT id, state, valid_until, valid_until > now() AS valid FROM project WHERE id = $1 FOR SHARE),
 lock_permit AS (
   SELECT id FROM permit
-  WHERE project = @project AND dataset = @dataset AND @person = ANY (people)
+  WHERE project = $1 AND dataset = $2 AND $3 = ANY (people)
     AND state = 'live' AND until > now()
   ORDER BY until DESC LIMIT 1 FOR SHARE),
 lock_image AS (
-  SELECT id, state FROM image WHERE id = @image FOR SHARE),
+  SELECT id, state FROM image WHERE id = $4 FOR SHARE),
 freezes AS (
   SELECT kind FROM freeze_order WHERE state = 'live' AND (
-       (kind = 'person'  AND value = @person)  OR (kind = 'project' AND value = @project)
-    OR (kind = 'dataset' AND value = @dataset) OR (kind = 'image'   AND value = @image)
-    OR (kind = 'site'    AND value = @site)    OR (kind = 'chip' AND @chip <> '' AND value = @chip))
+       (kind = 'person'  AND value = $3)  OR (kind = 'project' AND value = $1)
+    OR (kind = 'dataset' AND value = $2) OR (kind = 'image'   AND value = $4)
+    OR (kind = 'site'    AND value = $5)    OR (kind = 'chip' AND $6 <> '' AND value = $6))
   ORDER BY id LIMIT 1)
 SELECT (SELECT id FROM lock_permit), (SELECT state FROM lock_project), (SELECT valid FROM lock_project),
        (SELECT valid_until FROM lock_project), (SELECT state FROM lock_image), (SELECT kind FROM freezes)`
@@ -83,9 +83,8 @@ func (s *Service) ReleaseFacts(ctx context.Context, tx pgx.Tx, q FactQuery) (Fac
 // been read without an error set is what it was: the zero value, in which no fact holds.
 func (s *Service) QueueFacts(batch *pgx.Batch, q FactQuery, set *FactSet) {
 	batch.Queue("SELECT pg_advisory_xact_lock_shared($1)", freezeGate)
-	batch.Queue(factsQuery, pgx.StrictNamedArgs{
-		"project": q.Project, "dataset": q.Dataset, "person": q.Person, "image": q.Image, "site": q.Site, "chip": q.Chip,
-	}).QueryRow(func(row pgx.Row) error {
+	// Numbered, not named: rewriting names costs more than all the rest that the client does for this query.
+	batch.Queue(factsQuery, q.Project, q.Dataset, q.Person, q.Image, q.Site, q.Chip).QueryRow(func(row pgx.Row) error {
 		var (
 			permitID, projectState, imageState, frozen *string
 			projectValid                               *bool
