@@ -21,8 +21,8 @@ import (
 // runClient sends prepared HTTP requests and keeps the answers' bodies. It parses as little as it can: on a machine where
 // it shares the cores with the server, its own cost is part of KR2.
 func runClient(ctx context.Context, args []string) error {
-	if len(args) != 4 {
-		return errors.New("client: address, requests, answers, connections")
+	if len(args) != 5 {
+		return errors.New("client: address, requests, answers, connections, wanted status")
 	}
 	connections, err := strconv.Atoi(args[3])
 	if err != nil {
@@ -51,7 +51,7 @@ func runClient(ctx context.Context, args []string) error {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			errs[i] = talk(ctx, args[0], requests, answers, next)
+			errs[i] = talk(ctx, args[0], args[4], requests, answers, next)
 		}()
 	}
 	wg.Wait()
@@ -71,7 +71,7 @@ func runClient(ctx context.Context, args []string) error {
 	return nil
 }
 
-func talk(ctx context.Context, address string, requests, answers [][]byte, next <-chan int) error {
+func talk(ctx context.Context, address, want string, requests, answers [][]byte, next <-chan int) error {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return err
@@ -105,7 +105,7 @@ func talk(ctx context.Context, address string, requests, answers [][]byte, next 
 		if _, err := io.ReadFull(r, answers[i]); err != nil {
 			return err
 		}
-		if !strings.HasPrefix(status, "HTTP/1.1 200") {
+		if !strings.HasPrefix(status, "HTTP/1.1 "+want) {
 			return fmt.Errorf("request %d: %s %s", i, strings.TrimSpace(status), answers[i])
 		}
 	}

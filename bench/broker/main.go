@@ -5,6 +5,7 @@
 //
 //	KR1  server CPU per attested release: HTTP, nonce, parse, verify, facts, unseal, X-Wing HPKE, audit commit
 //	KR2  releases per second on all cores, with the database and the client on them
+//	KR7  server CPU per refusal, against a release, for each class of refusals
 //
 // Releases and calibrations alternate. The client is a process of its own, so that CPU time of this one is the server's.
 // Every answer is opened with its guest's key afterwards; a run in which one does not open counts for nothing.
@@ -14,6 +15,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,6 +84,9 @@ func run(ctx context.Context) error {
 	}
 	report("KR1", "server CPU per release / P-384 check", "≤ 1.40", "≤ 0.70", calibrations, releases, func(c, r sample) float64 { return float64(r.cpu) / float64(c.cpu) })
 	report("KR2", "releases/s / P-384 checks/s", "≥ 0.70", "≥ 1.25", calibrations, releases, func(c, r sample) float64 { return r.rate / c.rate })
+	if err := w.reportDenials(ctx, dir, *connections, min(3, *repetitions), func() (sample, error) { return w.release(ctx, dir, *connections) }); err != nil {
+		return err
+	}
 	lowest, highest := calibrations[0].cpu, calibrations[0].cpu
 	for _, c := range calibrations {
 		lowest, highest = min(lowest, c.cpu), max(highest, c.cpu)
@@ -118,13 +123,13 @@ func cpuTime() time.Duration {
 }
 
 // burst runs the client over a file of requests and returns what it took.
-func (w *world) burst(ctx context.Context, requests, answers string, connections, count int) (sample, error) {
+func (w *world) burst(ctx context.Context, requests, answers string, connections, count, status int) (sample, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return sample{}, err
 	}
 	runtime.GC()
-	cmd := exec.CommandContext(ctx, self, "client", w.address, requests, answers, fmt.Sprint(connections))
+	cmd := exec.CommandContext(ctx, self, "client", w.address, requests, answers, fmt.Sprint(connections), fmt.Sprint(status))
 	cmd.Stderr = os.Stderr
 	before := cpuTime()
 	out, err := cmd.Output()
@@ -158,7 +163,7 @@ func (w *world) profile(ctx context.Context, dir string, connections int, keep s
 	if err := pprof.StartCPUProfile(f); err != nil {
 		return err
 	}
-	_, err = w.burst(ctx, filepath.Join(dir, "requests"), filepath.Join(dir, "answers"), connections, len(w.guests))
+	_, err = w.burst(ctx, filepath.Join(dir, "requests"), filepath.Join(dir, "answers"), connections, len(w.guests), http.StatusOK)
 	pprof.StopCPUProfile()
 	if err != nil {
 		return err

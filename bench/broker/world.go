@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -43,6 +44,9 @@ type world struct {
 	guests  []*guest
 	address string
 	closers []func()
+
+	wrongLaunch bool // makes the next reports those of another launch
+	peers       atomic.Uint64
 }
 
 type guest struct {
@@ -191,7 +195,8 @@ func (w *world) listen(ctx context.Context) error {
 			answer(rw, nil, err)
 			return
 		}
-		g, err := w.broker.Grant(req.Context(), m, req.RemoteAddr)
+		// Every request comes from an address of its own: what is measured is the work, not the limit on a peer's refusals.
+		g, err := w.broker.Grant(req.Context(), m, strconv.FormatUint(w.peers.Add(1), 10))
 		answer(rw, g, err)
 	})
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
@@ -228,38 +233,54 @@ func (w *world) calibrate(ctx context.Context, dir string, connections, count in
 	if err := writeRequests(path, requests); err != nil {
 		return sample{}, err
 	}
-	return w.burst(ctx, path, filepath.Join(dir, "answers"), connections, count)
+	return w.burst(ctx, path, filepath.Join(dir, "answers"), connections, count, http.StatusOK)
 }
 
-// prepareRequests puts every guest before its release: armed, with a challenge and a report over it. None of this is measured.
-func (w *world) prepareRequests(ctx context.Context, dir string) error {
+// prepareBodies puts every guest before its release: armed, with a challenge and a report over it. None of this is measured.
+func (w *world) prepareBodies(ctx context.Context) ([]door.GrantRequest, error) {
 	batch := &pgx.Batch{}
 	batch.Queue(`UPDATE broker_lease SET state = 'ended', ended_why = 'bench', sealed_enc = NULL, sealed_text = NULL WHERE state = 'live'`)
+	batch.Queue(`DELETE FROM broker_challenge WHERE used_at IS NULL`)
 	batch.Queue(`UPDATE broker_arm SET state = 'armed', epoch = epoch + 1, report_id = NULL`)
 	if err := w.db.SendBatch(ctx, batch).Close(); err != nil {
-		return err
+		return nil, err
 	}
-	requests := make([][]byte, len(w.guests))
+	bodies := make([]door.GrantRequest, len(w.guests))
 	for i, g := range w.guests {
 		var err error
 		if g.challenge, err = w.broker.Challenge(ctx, g.request, "bench"); err != nil {
-			return err
+			return nil, err
 		}
 		_, _ = rand.Read(g.reportID[:])
 		pub := g.hpke.Public()
 		own := measurement
 		copy(own[:], g.workspace)
+		if w.wrongLaunch {
+			own[47] ^= 1
+		}
 		report, err := w.psp.Sign(softpsp.Report{Measurement: own, ReportID: g.reportID, ReportData: door.ReportData(door.Binding{
 			Challenge: g.challenge.Challenge,
 			Nonce:     g.challenge.Nonce, Workspace: g.workspace, Generation: 1, Purpose: door.Unlock, KEM: pub.KEM, HPKEKey: pub.PublicKey, SigningKey: g.signing,
 		})})
 		if err != nil {
-			return err
+			return nil, err
 		}
-		body, err := json.Marshal(door.GrantRequest{
+		bodies[i] = door.GrantRequest{
 			Challenge: g.challenge.Challenge, HPKE: pub, SigningKey: g.signing,
 			Evidence: door.Evidence{TEE: string(attest.SEVSNP), Report: report, Certificates: w.psp.Certificates()},
-		})
+		}
+	}
+	return bodies, nil
+}
+
+func (w *world) prepareRequests(ctx context.Context, dir string) error {
+	bodies, err := w.prepareBodies(ctx)
+	if err != nil {
+		return err
+	}
+	requests := make([][]byte, len(bodies))
+	for i := range bodies {
+		body, err := json.Marshal(bodies[i])
 		if err != nil {
 			return err
 		}
@@ -273,7 +294,7 @@ func (w *world) release(ctx context.Context, dir string, connections int) (sampl
 		return sample{}, err
 	}
 	answers := filepath.Join(dir, "answers")
-	s, err := w.burst(ctx, filepath.Join(dir, "requests"), answers, connections, len(w.guests))
+	s, err := w.burst(ctx, filepath.Join(dir, "requests"), answers, connections, len(w.guests), http.StatusOK)
 	if err != nil {
 		return sample{}, err
 	}
