@@ -1,0 +1,70 @@
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"slices"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/kbs"
+)
+
+const tdx attest.TEE = "tdx"
+
+// evidence unpacks the recognised form into the bytes that were signed.
+func (r recognised) evidence() (attest.Evidence, error) {
+	tee := attest.SEVSNP
+	switch r.form {
+	case rawReport:
+		return attest.Evidence{TEE: attest.SEVSNP, Report: r.body}, nil
+	case rawQuote:
+		return attest.Evidence{TEE: tdx, Report: r.body}, nil
+	case sampleEvidence:
+		// No hardware made it: the judge refuses it by its name.
+		return attest.Evidence{TEE: "sample"}, nil
+	case clientQuote:
+		tee = tdx
+	}
+	parsed, err := kbs.ParseEvidence(string(tee), r.body)
+	if err != nil {
+		// The protocol's own words are for clients; the cause is for people.
+		if cause := errors.Unwrap(err); cause != nil {
+			err = cause
+		}
+		return attest.Evidence{}, err
+	}
+	return attest.Evidence{TEE: tee, Report: parsed.Report, Certificates: parsed.Certificates, EventLog: parsed.EventLog}, nil
+}
+
+// gather turns the files beside the evidence into collateral. Certificates that
+// were named on the command line come before those that the guest sent along.
+func (q *question) gather(given certificates, _ *intelCollateral) (err error) {
+	q.collateral.Roots = attest.AMDRoots()
+	if len(given.crls) > 0 {
+		if q.collateral.CRLs, err = attest.ParseCRLs(q.collateral.Roots, given.crls...); err != nil {
+			return unjudged("--cert: %w", err)
+		}
+	}
+	if len(given.certs) > 0 {
+		var sent certificates
+		if sent.add(q.evidence.Certificates) == nil {
+			given.certs = append(given.certs, sent.certs...)
+		}
+		q.evidence.Certificates = leavesFirst(given.certs)
+	}
+	return nil
+}
+
+// leavesFirst joins certificates so that a long chain cannot push the chip's own
+// out of the few that are looked at.
+func leavesFirst(certs [][]byte) []byte {
+	authority := func(der []byte) int {
+		if c, err := x509.ParseCertificate(der); err == nil && !c.IsCA {
+			return 0
+		}
+		return 1
+	}
+	sorted := slices.Clone(certs)
+	slices.SortStableFunc(sorted, func(a, b []byte) int { return authority(a) - authority(b) })
+	return slices.Concat(sorted...)
+}
