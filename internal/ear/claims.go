@@ -28,8 +28,6 @@ type Claims struct {
 	// TEEKey is the guest's key as a JWK in canonical form. Answers to the bearer
 	// of the token are sealed to it and to nothing else.
 	TEEKey json.RawMessage
-	// Additional is the evidence of devices that was bound beside the key.
-	Additional string
 
 	// IssuedAt and Expires are set by Sign and read by Verify.
 	IssuedAt, Expires time.Time

@@ -18,9 +18,8 @@ const (
 
 	// skew is how far two instances' clocks may stand apart.
 	skew = 5 * time.Second
-	// maxToken bounds a token before it is parsed. Additional evidence of devices
-	// is the only large part.
-	maxToken = 512 << 10
+	// maxToken bounds a token before it is parsed.
+	maxToken = 16 << 10
 )
 
 // Config of a Signer. Keys turn over by way of Next: it is published a while

@@ -45,16 +45,16 @@ type submod struct {
 }
 
 // annotated is what was read out of the evidence. Stock servers look for the
-// guest's key at runtime_data_claims/tee-pubkey.
+// guest's key at runtime_data_claims/tee-pubkey. Evidence of devices, which stock
+// servers repeat here, was not judged and is left out.
 type annotated struct {
 	SNP        *platform `json:"snp,omitempty"`
 	TDX        *platform `json:"tdx,omitempty"`
 	InitData   string    `json:"init_data"`
 	ReportData string    `json:"report_data"`
 	Runtime    struct {
-		Additional string          `json:"additional-evidence"`
-		Nonce      string          `json:"nonce"`
-		TEEKey     json.RawMessage `json:"tee-pubkey"`
+		Nonce  string          `json:"nonce"`
+		TEEKey json.RawMessage `json:"tee-pubkey"`
 	} `json:"runtime_data_claims"`
 }
 
@@ -80,7 +80,6 @@ func (c Claims) wire() wire {
 	} else {
 		cpu.Evidence.TDX = p
 	}
-	cpu.Evidence.Runtime.Additional = c.Additional
 	cpu.Evidence.Runtime.Nonce = c.Nonce
 	cpu.Evidence.Runtime.TEEKey = c.TEEKey
 	return w
@@ -112,8 +111,7 @@ func decode(data []byte) (wire, Claims, error) {
 	}
 	cpu := w.Submods.CPU
 	c := Claims{
-		ID: w.ID, Nonce: w.Nonce, Vector: cpu.Vector, InitData: nil,
-		TEEKey: cpu.Evidence.Runtime.TEEKey, Additional: cpu.Evidence.Runtime.Additional,
+		ID: w.ID, Nonce: w.Nonce, Vector: cpu.Vector, TEEKey: cpu.Evidence.Runtime.TEEKey,
 		IssuedAt: time.Unix(w.IssuedAt, 0).UTC(), Expires: time.Unix(w.Expires, 0).UTC(),
 	}
 	var p *platform
