@@ -17,6 +17,7 @@ import (
 
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/ear"
 	"github.com/eosc-siesta/siestad/internal/permit"
 )
 
@@ -69,6 +70,16 @@ var (
 	ErrShredded = errors.New("key is shredded")
 	// ErrBusy: the same request is being answered, or a party needed for the answer is away. Asking again is right.
 	ErrBusy = errors.New("try again")
+	// ErrExists: there is one of that name already.
+	ErrExists = errors.New("there is one already")
+	// ErrInvalid: what was asked for cannot be.
+	ErrInvalid = errors.New("not valid")
+	// ErrNoSecret: no secret of this path is there for this guest.
+	ErrNoSecret = errors.New("no such secret")
+	// ErrNoSession: the session is unknown, expired, or has proved nothing. A new handshake helps.
+	ErrNoSession = errors.New("no attested session")
+	// ErrNoTokens: this broker has no key to sign attestation results with.
+	ErrNoTokens = errors.New("no token key is configured")
 	// ErrRootInUse: an epoch root cannot be destroyed while a living key is wrapped under it.
 	ErrRootInUse = errors.New("living keys are wrapped under this root")
 )
@@ -83,6 +94,8 @@ type Config struct {
 	Verifier Verifier
 	// Collateral is what is known beforehand about the hardware of a site.
 	Collateral func(site string) (attest.Collateral, error)
+	// Tokens signs attestation results. Nil: /kbs/v0 and attestations are refused.
+	Tokens *ear.Signer
 	// Key is B: its public half is hashed into every guest's command line.
 	Key ed25519.PrivateKey
 	// Installation is the 8-character id that enters every wrapped key.
@@ -97,6 +110,8 @@ type Config struct {
 	ChallengeLife time.Duration
 	// Now is the clock by which certificates are judged. Default time.Now.
 	Now func() time.Time
+	// Host names the machine of a chip, so that machines can be frozen. Without it no machine has a name.
+	Host HostOf
 }
 
 // Broker is the key broker. Make it with New; run Run beside it.
@@ -191,7 +206,10 @@ func (b *Broker) sweep(ctx context.Context) error {
 	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_challenge WHERE expires_at < now() - interval '1 day'`); err != nil {
 		return fmt.Errorf("deleting old challenges: %w", err)
 	}
-	return nil
+	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_kbs_session WHERE expires_at < now() - interval '1 hour'`); err != nil {
+		return fmt.Errorf("deleting old sessions: %w", err)
+	}
+	return b.sweepSecrets(ctx)
 }
 
 // bounded is a map that forgets an arbitrary entry when it is full: what it holds can always be read again.

@@ -31,6 +31,10 @@ type FactQuery struct {
 	Image     string
 	Site      string
 	Chip      string
+	// Host (site/name), Product and Key (workspace/version) may be empty when they are not known.
+	Host    string
+	Product string
+	Key     string
 }
 
 // FactSet is the human part of the invariant.
@@ -58,7 +62,9 @@ freezes AS (
   SELECT kind FROM freeze_order WHERE state = 'live' AND (
        (kind = 'person'  AND value = $3)  OR (kind = 'project' AND value = $1)
     OR (kind = 'dataset' AND value = $2) OR (kind = 'image'   AND value = $4)
-    OR (kind = 'site'    AND value = $5)    OR (kind = 'chip' AND $6 <> '' AND value = $6))
+    OR (kind = 'site'    AND value = $5)    OR (kind = 'chip' AND $6 <> '' AND value = $6)
+    OR (kind = 'host' AND $7 <> '' AND value = $7) OR (kind = 'product' AND $8 <> '' AND value = $8)
+    OR (kind = 'key'  AND $9 <> '' AND value = $9))
   ORDER BY id LIMIT 1)
 SELECT (SELECT id FROM lock_permit), (SELECT state FROM lock_project), (SELECT valid FROM lock_project),
        (SELECT valid_until FROM lock_project), (SELECT state FROM lock_image), (SELECT kind FROM freezes)`
@@ -84,7 +90,7 @@ func (s *Service) ReleaseFacts(ctx context.Context, tx pgx.Tx, q FactQuery) (Fac
 func (s *Service) QueueFacts(batch *pgx.Batch, q FactQuery, set *FactSet) {
 	batch.Queue("SELECT pg_advisory_xact_lock_shared($1)", freezeGate)
 	// Numbered, not named: rewriting names costs more than all the rest that the client does for this query.
-	batch.Queue(factsQuery, q.Project, q.Dataset, q.Person, q.Image, q.Site, q.Chip).QueryRow(func(row pgx.Row) error {
+	batch.Queue(factsQuery, q.Project, q.Dataset, q.Person, q.Image, q.Site, q.Chip, q.Host, q.Product, q.Key).QueryRow(func(row pgx.Row) error {
 		var (
 			permitID, projectState, imageState, frozen *string
 			projectValid                               *bool

@@ -3,6 +3,7 @@ package permit
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -15,8 +16,12 @@ import (
 // FreezeKind says what a freeze names.
 type FreezeKind string
 
-// FreezeKinds are all things that can be frozen. A chip's value is its id in lower-case hex.
-var FreezeKinds = []FreezeKind{"person", "project", "dataset", "image", "site", "chip"}
+// FreezeKinds are all things that can be frozen. A chip's value is its id in lower-case hex, a host's is site/name, a
+// product's is the vendor's name of the line, a key's is workspace/version.
+var FreezeKinds = []FreezeKind{"person", "project", "dataset", "image", "site", "chip", "host", "product", "key"}
+
+// QuarantineKinds are what can be quarantined: the machinery, not people or what they work on.
+var QuarantineKinds = []FreezeKind{"chip", "host", "image", "key", "product"}
 
 // Freeze stops every key release, and at the next renewal every lease, that touches what it names.
 type Freeze struct {
@@ -28,35 +33,16 @@ type Freeze struct {
 	PlacedBy  string
 	LiftedBy  *string
 	CreatedAt time.Time
+	// Quarantine: it ended the leases that it found, and another person than the one who placed it lifts it.
+	Quarantine bool
 }
 
-const freezeColumns = `id, kind, value, reason, state, placed_by, lifted_by, created_at`
+const freezeColumns = `id, kind, value, reason, state, placed_by, lifted_by, created_at, quarantine`
 
 // Place stores a live freeze. It waits for the releases under way and precedes every later one (see freezeGate).
 func (s *Service) Place(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freeze) (Freeze, audit.ID, error) {
-	doing := fmt.Sprintf("freezing %s %s", f.Kind, f.Value)
-	var err error
-	switch {
-	case !slices.Contains(FreezeKinds, f.Kind):
-		err = invalid("kind %q is none of %v", f.Kind, FreezeKinds)
-	case strings.TrimSpace(f.Value) == "" || len(f.Value) > 300:
-		err = invalid("value must have 1 to 300 bytes")
-	case f.Kind == "chip" && strings.Trim(f.Value, "0123456789abcdef") != "":
-		err = invalid("a chip id is written in lower-case hex")
-	case strings.TrimSpace(f.Reason) == "" || len(f.Reason) > 500:
-		err = invalid("reason must have 1 to 500 bytes")
-	case who.Subject == "":
-		err = invalid("a freeze is placed by somebody")
-	}
-	if err != nil {
-		return Freeze{}, 0, fmt.Errorf("%s: %w", doing, err)
-	}
-	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", freezeGate); err != nil {
-		return Freeze{}, 0, fmt.Errorf("%s: waiting for releases under way: %w", doing, err)
-	}
-	placed, err := collectOne[Freeze](ctx, tx, doing,
-		`INSERT INTO freeze_order (id, kind, value, reason, state, placed_by) VALUES ($1, $2, $3, $4, 'live', $5) RETURNING `+freezeColumns,
-		newID(), f.Kind, f.Value, f.Reason, who.Subject)
+	f.Quarantine = false
+	placed, err := s.place(ctx, tx, who, f)
 	if err != nil {
 		return Freeze{}, 0, err
 	}
@@ -64,22 +50,104 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freez
 	return placed, id, err
 }
 
-// Lift ends a live freeze.
+// PlaceQuarantine is Place for a quarantine, without the audit entry: the caller writes the one entry that says what was
+// hit, too.
+func (s *Service) PlaceQuarantine(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freeze) (Freeze, error) {
+	if !slices.Contains(QuarantineKinds, f.Kind) {
+		return Freeze{}, fmt.Errorf("placing a quarantine: %w", invalid("kind %q is none of %v", f.Kind, QuarantineKinds))
+	}
+	f.Quarantine = true
+	return s.place(ctx, tx, who, f)
+}
+
+func (s *Service) place(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freeze) (Freeze, error) {
+	doing := fmt.Sprintf("freezing %s %s", f.Kind, f.Value)
+	if err := checkFreeze(who, f); err != nil {
+		return Freeze{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", freezeGate); err != nil {
+		return Freeze{}, fmt.Errorf("%s: waiting for releases under way: %w", doing, err)
+	}
+	return collectOne[Freeze](ctx, tx, doing,
+		`INSERT INTO freeze_order (id, kind, value, reason, state, placed_by, quarantine) VALUES ($1, $2, $3, $4, 'live', $5, $6) RETURNING `+freezeColumns,
+		newID(), f.Kind, f.Value, f.Reason, who.Subject, f.Quarantine)
+}
+
+var (
+	hostPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,62}/[A-Za-z0-9][A-Za-z0-9._-]{0,200}$`)
+	keyPattern  = regexp.MustCompile(`^[0-9a-z]{26}/[1-9][0-9]{0,8}$`)
+	namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$`)
+)
+
+func checkFreeze(who audit.Actor, f Freeze) error {
+	switch {
+	case !slices.Contains(FreezeKinds, f.Kind):
+		return invalid("kind %q is none of %v", f.Kind, FreezeKinds)
+	case strings.TrimSpace(f.Value) == "" || len(f.Value) > 300:
+		return invalid("value must have 1 to 300 bytes")
+	case f.Kind == "chip" && strings.Trim(f.Value, "0123456789abcdef") != "":
+		return invalid("a chip id is written in lower-case hex")
+	case f.Kind == "host" && !hostPattern.MatchString(f.Value):
+		return invalid("a host is written as site/name")
+	case f.Kind == "key" && !keyPattern.MatchString(f.Value):
+		return invalid("a key version is written as workspace/version")
+	case f.Kind == "product" && !namePattern.MatchString(f.Value):
+		return invalid("a product line is written as its vendor does, such as Milan")
+	case strings.TrimSpace(f.Reason) == "" || len(f.Reason) > 500:
+		return invalid("reason must have 1 to 500 bytes")
+	case who.Subject == "":
+		return invalid("a freeze is placed by somebody")
+	}
+	return nil
+}
+
+// Lift ends a live freeze. A quarantine is lifted by LiftQuarantine alone.
 func (s *Service) Lift(ctx context.Context, tx pgx.Tx, who audit.Actor, id string) (Freeze, audit.ID, error) {
 	doing := "lifting freeze " + id
 	lifted, err := collect[Freeze](ctx, tx, doing,
-		`UPDATE freeze_order SET state = 'lifted', lifted_by = $2 WHERE id = $1 AND state = 'live' AND $2 <> '' RETURNING `+freezeColumns, id, who.Subject)
+		`UPDATE freeze_order SET state = 'lifted', lifted_by = $2 WHERE id = $1 AND state = 'live' AND $2 <> '' AND NOT quarantine RETURNING `+freezeColumns, id, who.Subject)
 	if err != nil {
 		return Freeze{}, 0, err
 	}
 	if len(lifted) == 0 {
-		if _, err := s.Freeze(ctx, id); err != nil {
+		f, err := s.Freeze(ctx, id)
+		switch {
+		case err != nil:
 			return Freeze{}, 0, fmt.Errorf("%s: %w", doing, err)
+		case f.Quarantine:
+			return Freeze{}, 0, fmt.Errorf("%s: %w: it is a quarantine, which is lifted as one", doing, ErrState)
 		}
 		return Freeze{}, 0, fmt.Errorf("%s: %w: it is not live", doing, ErrState)
 	}
 	entry, err := audit.Append(ctx, tx, freezeEntry(who, "freeze.lift", lifted[0]))
 	return lifted[0], entry, err
+}
+
+// LiftQuarantine ends a live quarantine; ErrSamePerson for whoever placed it. What it ended stays ended.
+func (s *Service) LiftQuarantine(ctx context.Context, tx pgx.Tx, who audit.Actor, id string) (Freeze, audit.ID, error) {
+	doing := "lifting quarantine " + id
+	f, err := collectOne[Freeze](ctx, tx, doing, `SELECT `+freezeColumns+` FROM freeze_order WHERE id = $1 AND quarantine FOR UPDATE`, id)
+	switch {
+	case err != nil:
+		return Freeze{}, 0, err
+	case who.Subject == "" || f.PlacedBy == who.Subject:
+		return Freeze{}, 0, fmt.Errorf("%s: %w", doing, ErrSamePerson)
+	case f.State != "live":
+		return Freeze{}, 0, fmt.Errorf("%s: %w: it is not live", doing, ErrState)
+	}
+	lifted, err := collectOne[Freeze](ctx, tx, doing,
+		`UPDATE freeze_order SET state = 'lifted', lifted_by = $2 WHERE id = $1 AND state = 'live' RETURNING `+freezeColumns, id, who.Subject)
+	if err != nil {
+		return Freeze{}, 0, err
+	}
+	entry, err := audit.Append(ctx, tx, freezeEntry(who, "quarantine.lift", lifted))
+	return lifted, entry, err
+}
+
+// Quarantines lists up to limit quarantines before the given id, newest first; "" begins at the newest.
+func (s *Service) Quarantines(ctx context.Context, before string, limit int) ([]Freeze, error) {
+	return collect[Freeze](ctx, s.db, "listing quarantines",
+		`SELECT `+freezeColumns+` FROM freeze_order WHERE quarantine AND ($1 = '' OR id < $1) ORDER BY id DESC LIMIT $2`, before, limit)
 }
 
 // Freeze returns one freeze.

@@ -73,7 +73,7 @@ func (r rig) grant(until time.Time) permit.Permit {
 	return p
 }
 
-var query = permit.FactQuery{Workspace: "w", Project: "flu", Dataset: "cohort-1", Person: rita, Image: "img", Site: "ifca", Chip: "00ff"}
+var query = permit.FactQuery{Workspace: "w", Project: "flu", Dataset: "cohort-1", Person: rita, Image: "img", Site: "ifca", Chip: "00ff", Host: "ifca/node-1", Product: "Milan", Key: "01jabcdefghjkmnpqrstvwxyz0/1"}
 
 func (r rig) facts(q permit.FactQuery) permit.FactSet {
 	r.t.Helper()
@@ -138,6 +138,7 @@ func TestEveryKindOfFreezeStopsAndLifts(t *testing.T) {
 	r.grant(future)
 	for kind, value := range map[permit.FreezeKind]string{
 		"person": query.Person, "project": query.Project, "dataset": query.Dataset, "image": query.Image, "site": query.Site, "chip": query.Chip,
+		"host": query.Host, "product": query.Product, "key": query.Key,
 	} {
 		var placed permit.Freeze
 		r.tx(func(tx pgx.Tx) (err error) {

@@ -21,6 +21,8 @@ var (
 	ErrInvalid  = errors.New("invalid")
 	// ErrNotCustodian: only the custodian of a dataset decides over it.
 	ErrNotCustodian = errors.New("not the custodian of this dataset")
+	// ErrSamePerson: whoever placed a quarantine does not lift it.
+	ErrSamePerson = errors.New("never the same person")
 )
 
 // Service reads and changes projects, datasets, permits and freezes. Methods that change something take the caller's
