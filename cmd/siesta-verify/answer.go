@@ -33,7 +33,7 @@ func (a *answer) writeJSON(w io.Writer) error {
 // has the whole values.
 const (
 	maxHexCell  = 24
-	maxTextCell = 50
+	maxTextCell = 60
 )
 
 func (a *answer) writeTable(w io.Writer) error {

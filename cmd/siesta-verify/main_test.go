@@ -244,7 +244,7 @@ func TestVerify(t *testing.T) {
 		"checkpoints, one size":       {[]string{"checkpoints", ev.fork7, ev.newest, "--key", ev.key}, 1, ""},
 		"checkpoints, proof nonsense": {[]string{"checkpoints", ev.old, ev.newest, "--proof", ev.entry, "--key", ev.key}, 1, ""},
 		"checkpoints without key":     {[]string{"checkpoints", ev.old, ev.newest, "--proof", ev.proof}, 2, "--key is missing"},
-		"no command":                  {nil, 0, "Exit status"},
+		"no command":                  {[]string{}, 0, "Exit status"},
 		"help":                        {[]string{"--help"}, 0, "could not be judged"},
 		"a flag without value":        {[]string{"log", ev.export, "--key"}, 2, "needs an argument"},
 		"digest without flags":        {[]string{"digest"}, 2, "required flag"},
