@@ -68,13 +68,15 @@ CREATE TABLE broker_kbs_session (
   generation   integer,
   epoch        integer,
   tee_key      text,
+  -- The decision that accepted the evidence: the id in its token.
+  decision     text UNIQUE,
   report_data  bytea CHECK (length(report_data) = 64),
   report       bytea REFERENCES broker_blob,
   certificates bytea REFERENCES broker_blob,
   event_log    bytea REFERENCES broker_blob,
   CHECK (attested_at IS NULL OR used_at IS NOT NULL),
   CHECK ((attested_at IS NULL) = (workspace IS NULL)),
-  CHECK (attested_at IS NULL OR (generation IS NOT NULL AND epoch IS NOT NULL AND tee_key IS NOT NULL AND report_data IS NOT NULL AND report IS NOT NULL)),
+  CHECK (attested_at IS NULL OR (generation IS NOT NULL AND epoch IS NOT NULL AND tee_key IS NOT NULL AND decision IS NOT NULL AND report_data IS NOT NULL AND report IS NOT NULL)),
   FOREIGN KEY (workspace, generation) REFERENCES broker_arm
 );
 CREATE INDEX broker_kbs_session_open ON broker_kbs_session (expires_at) WHERE used_at IS NULL;

@@ -15,6 +15,7 @@ const (
 	Unlock Purpose = "unlock" // the first grant of a boot
 	Renew  Purpose = "renew"  // the lease of a running guest
 	Rotate Purpose = "rotate" // a new key version beside the old one
+	Attest Purpose = "attest" // a token about the guest, and no key
 )
 
 // Stage is what a guest reports about itself.
@@ -153,7 +154,7 @@ func (r ChallengeRequest) check() error {
 		return errors.New("workspace is missing or malformed")
 	case r.Generation < 1 || r.Generation > maxGeneration:
 		return errors.New("generation is out of range")
-	case r.Purpose != Unlock && r.Purpose != Renew && r.Purpose != Rotate:
+	case r.Purpose != Unlock && r.Purpose != Renew && r.Purpose != Rotate && r.Purpose != Attest:
 		return errors.New("purpose is unknown")
 	}
 	return nil

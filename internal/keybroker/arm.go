@@ -83,6 +83,10 @@ func (b *Broker) arm(ctx context.Context, tx pgx.Tx, a Arm) error {
 	batch.Queue(`INSERT INTO broker_arm (workspace, generation, epoch, state, dataset, owner, image, volume_id, volume_serial, policy)
 		VALUES ($1, $2, 1, 'armed', $3, $4, $5, $6, $7, $8)`,
 		a.Workspace, a.Generation, a.Dataset, a.Owner, a.Image, a.VolumeID, a.VolumeSerial, hash[:])
+	batch.Queue(`DELETE FROM broker_measurement WHERE workspace = $1`, a.Workspace)
+	for _, m := range a.Policy.Measurements {
+		batch.Queue(`INSERT INTO broker_measurement (measurement, workspace, generation) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, m, a.Workspace, a.Generation)
+	}
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("recording the arm: %w", err)
 	}

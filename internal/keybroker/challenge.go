@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
+	"github.com/eosc-siesta/siestad/internal/audit"
 	"github.com/eosc-siesta/siestad/internal/door"
 )
 
@@ -20,7 +21,7 @@ func (b *Broker) Challenge(ctx context.Context, req door.ChallengeRequest, peer 
 	if !b.limits.peerAllowed(peer) {
 		return door.Challenge{}, b.anonymous(CodeRate, peer, "too many refused requests from this address")
 	}
-	if req.Purpose != door.Unlock && req.Purpose != door.Renew {
+	if req.Purpose != door.Unlock && req.Purpose != door.Renew && req.Purpose != door.Attest {
 		return door.Challenge{}, b.anonymous(CodeBinding, peer, "purpose is not served")
 	}
 	t, err := b.target(ctx, req)
@@ -107,6 +108,7 @@ func (b *Broker) target(ctx context.Context, req door.ChallengeRequest) (target,
 // source says where a wrapped key is to be found and what it must hash to.
 type source struct {
 	workspace, site, secret string
+	object                  string // of the audit entry about a store that lies; empty for the workspace
 	epoch                   int // arming for which it is fetched: each boot proves anew that the store still has it
 	blobHash                []byte
 }
@@ -153,6 +155,15 @@ func (b *Broker) foreignBlob(ctx context.Context, s source, why string) error {
 	r := &Refusal{ID: newID(), Code: CodeKeyBlob, Detail: why}
 	if !b.limits.record(s.workspace) {
 		b.aggregate.add(r.Code)
+		return r
+	}
+	if s.object != "" {
+		_, err := b.Log.Refuse(ctx, audit.Entry{
+			Actor: systemActor, Action: "secret.open", Object: s.object, Outcome: audit.Refused, Code: r.Code, Details: map[string]any{"decision": r.ID},
+		})
+		if err != nil {
+			return fmt.Errorf("recording a refusal of %s: %w", s.object, err)
+		}
 		return r
 	}
 	if err := b.refuseWithoutEvidence(ctx, s.workspace, r); err != nil {

@@ -21,11 +21,24 @@ const (
 	labelLUKS      = "siesta/luks/v1"
 	labelHeaderMAC = "siesta/header-mac/v1"
 
+	labelSecret    = "siesta/secret/v1"
+	labelSecretKEK = "siesta/secret-kek/v1"
+
 	// A blob says what it is: magic, custody kind, key version. All of it is authenticated.
 	blobMagic      = "siestaK1"
+	secretMagic    = "siestaS1"
 	custodyWrapped = 1
 	blobPrefix     = len(blobMagic) + 1 + 4
-	blobSize       = blobPrefix + 12 + dekSize + 16
+	sealedExtra    = 12 + 16 // nonce and tag
+	blobSize       = blobPrefix + sealedExtra + dekSize
+)
+
+// custody tells apart what an envelope can hold: one kind never opens as the other.
+type custody struct{ magic, payload, kek string }
+
+var (
+	volumeCustody = custody{blobMagic, labelDEK, labelKEK}
+	secretCustody = custody{secretMagic, labelSecret, labelSecretKEK}
 )
 
 // scope is where a key belongs; it enters every wrapping, so that nothing opens in another place.
@@ -48,6 +61,14 @@ type envelope struct {
 
 // newEnvelope makes a data key and a KEK and forgets both in the clear before it returns.
 func newEnvelope(ctx context.Context, ring Keyring, s scope) (envelope, error) {
+	dek := make([]byte, dekSize)
+	defer clear(dek)
+	_, _ = rand.Read(dek)
+	return wrap(ctx, ring, volumeCustody, s, dek)
+}
+
+// wrap makes a KEK, wraps the payload under it and it under the newest root.
+func wrap(ctx context.Context, ring Keyring, c custody, s scope, payload []byte) (envelope, error) {
 	epochs, err := ring.Epochs(ctx)
 	if err != nil {
 		return envelope{}, fmt.Errorf("listing epoch roots: %w", err)
@@ -56,23 +77,21 @@ func newEnvelope(ctx context.Context, ring Keyring, s scope) (envelope, error) {
 		return envelope{}, fmt.Errorf("making a key: the keyring is empty")
 	}
 	e := envelope{epoch: epochs[len(epochs)-1]}
-	dek, kek := make([]byte, dekSize), make([]byte, kekSize)
-	defer clear(dek)
+	kek := make([]byte, kekSize)
 	defer clear(kek)
-	_, _ = rand.Read(dek)
 	_, _ = rand.Read(kek)
-	if e.kek, err = ring.Wrap(ctx, e.epoch, s.aad(labelKEK), kek); err != nil {
+	if e.kek, err = ring.Wrap(ctx, e.epoch, s.aad(c.kek), kek); err != nil {
 		return envelope{}, err
 	}
 	aead, err := newGCM(kek)
 	if err != nil {
 		return envelope{}, fmt.Errorf("wrapping the data key: %w", err)
 	}
-	prefix := make([]byte, 0, blobSize)
-	prefix = append(prefix, blobMagic...)
+	prefix := make([]byte, 0, blobPrefix+sealedExtra+len(payload))
+	prefix = append(prefix, c.magic...)
 	prefix = append(prefix, custodyWrapped)
 	prefix = binary.BigEndian.AppendUint32(prefix, uint32(s.version))
-	e.blob = append(prefix, seal(aead, append(s.aad(labelDEK), prefix...), dek)...)
+	e.blob = append(prefix, seal(aead, append(s.aad(c.payload), prefix...), payload)...)
 	e.blobHash = sha256.Sum256(e.blob)
 	return e, nil
 }
@@ -87,30 +106,42 @@ func (k volumeKeys) clear() {
 	k.headerMAC.Clear()
 }
 
-// open unwraps a blob and derives the two keys of the volume.
+// open unwraps a volume's blob and derives the two keys of the volume.
 func (e envelope) open(ctx context.Context, ring Keyring, s scope) (volumeKeys, error) {
+	if len(e.blob) != blobSize {
+		return volumeKeys{}, fmt.Errorf("opening the data key: blob has %d bytes, want %d", len(e.blob), blobSize)
+	}
+	dek, err := e.unwrap(ctx, ring, volumeCustody, s)
+	if err != nil {
+		return volumeKeys{}, err
+	}
+	defer clear(dek)
+	return deriveKeys(dek, s)
+}
+
+// unwrap gives the payload, which the caller clears.
+func (e envelope) unwrap(ctx context.Context, ring Keyring, c custody, s scope) ([]byte, error) {
 	if got := sha256.Sum256(e.blob); got != e.blobHash {
-		return volumeKeys{}, fmt.Errorf("opening the data key: the blob is not the recorded one")
+		return nil, fmt.Errorf("opening the data key: the blob is not the recorded one")
 	}
-	prefix, err := parseBlob(e.blob, s.version)
+	prefix, err := c.prefix(e.blob, s.version)
 	if err != nil {
-		return volumeKeys{}, fmt.Errorf("opening the data key: %w", err)
+		return nil, fmt.Errorf("opening the data key: %w", err)
 	}
-	kek, err := ring.Unwrap(ctx, e.epoch, s.aad(labelKEK), e.kek)
+	kek, err := ring.Unwrap(ctx, e.epoch, s.aad(c.kek), e.kek)
 	if err != nil {
-		return volumeKeys{}, fmt.Errorf("opening the workspace's KEK: %w", err)
+		return nil, fmt.Errorf("opening the KEK: %w", err)
 	}
 	defer clear(kek)
 	aead, err := newGCM(kek)
 	if err != nil {
-		return volumeKeys{}, fmt.Errorf("opening the data key: %w", err)
+		return nil, fmt.Errorf("opening the data key: %w", err)
 	}
-	dek, err := unseal(aead, append(s.aad(labelDEK), prefix...), e.blob[blobPrefix:])
+	payload, err := unseal(aead, append(s.aad(c.payload), prefix...), e.blob[blobPrefix:])
 	if err != nil {
-		return volumeKeys{}, fmt.Errorf("opening the data key: %w", err)
+		return nil, fmt.Errorf("opening the data key: %w", err)
 	}
-	defer clear(dek)
-	return deriveKeys(dek, s)
+	return payload, nil
 }
 
 // deriveKeys gives the volume's keys. They do not depend on the key version: wrapping the same data key again must not
@@ -131,16 +162,16 @@ func deriveKeys(dek []byte, s scope) (volumeKeys, error) {
 	return volumeKeys{luks: luks, headerMAC: mac}, nil
 }
 
-// parseBlob checks the plain part of a blob and returns it, for it is authenticated with the rest.
-func parseBlob(blob []byte, version int) (prefix []byte, err error) {
+// prefix checks the plain part of a blob and returns it, for it is authenticated with the rest.
+func (c custody) prefix(blob []byte, version int) ([]byte, error) {
 	switch {
-	case len(blob) != blobSize:
-		return nil, fmt.Errorf("blob has %d bytes, want %d", len(blob), blobSize)
-	case !bytes.HasPrefix(blob, []byte(blobMagic)):
+	case len(blob) < blobPrefix+sealedExtra:
+		return nil, fmt.Errorf("blob has only %d bytes", len(blob))
+	case !bytes.HasPrefix(blob, []byte(c.magic)):
 		return nil, fmt.Errorf("blob is not one of ours")
-	case blob[len(blobMagic)] != custodyWrapped:
+	case blob[len(c.magic)] != custodyWrapped:
 		return nil, fmt.Errorf("blob has an unknown kind of custody")
-	case int64(binary.BigEndian.Uint32(blob[len(blobMagic)+1:])) != int64(version):
+	case int64(binary.BigEndian.Uint32(blob[len(c.magic)+1:])) != int64(version):
 		return nil, fmt.Errorf("blob is of another key version")
 	}
 	return blob[:blobPrefix:blobPrefix], nil

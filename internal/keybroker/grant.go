@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -32,6 +33,8 @@ type attempt struct {
 	image      string
 	volumeID   string
 	serial     string
+	secret     *Secret   // of a release through /kbs/v0, nil otherwise
+	initData   *initData // that a guest of /kbs/v0 says it was launched with, nil for none
 	policyHash [32]byte
 	source     source
 	key        envelope
@@ -64,6 +67,9 @@ func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) 
 		return door.Grant{}, fmt.Errorf("consuming a challenge: %w", err)
 	}
 	// From here on the nonce is burnt, whatever happens.
+	if a.challenge.Purpose != door.Unlock && a.challenge.Purpose != door.Renew {
+		return door.Grant{}, b.anonymous(CodeBinding, peer, "the challenge is for something else than a grant")
+	}
 	a.sealTo = sealTo
 	g, err := b.decide(ctx, a)
 	var refused *Refusal
@@ -223,12 +229,24 @@ func (a *attempt) requestHash() []byte {
 	return h[:]
 }
 
-func (a *attempt) query() permit.FactQuery {
+func (b *Broker) query(a *attempt) permit.FactQuery {
 	q := permit.FactQuery{Workspace: a.challenge.Workspace, Project: a.project, Dataset: a.dataset, Person: a.owner, Image: a.image, Site: a.site}
+	if a.version > 0 {
+		q.Key = a.challenge.Workspace + "/" + strconv.Itoa(a.version)
+	}
 	if a.result != nil {
-		q.Chip = hexOf(a.result.ChipID[:])
+		q.Chip, q.Product = hexOf(a.result.ChipID[:]), a.result.Product
+		q.Host = b.host(a.site, q.Chip)
 	}
 	return q
+}
+
+// host is the machine of a chip as freezes name it; "" when it is not known.
+func (b *Broker) host(site, chip string) string {
+	if b.Host == nil {
+		return ""
+	}
+	return hostName(site, b.Host(site, chip))
 }
 
 // redeliver answers a challenge that is used: the same guest with the same keys gets the same bytes until it has said

@@ -13,8 +13,11 @@ const (
 	peerBurst, peerEvery           = 60, time.Second
 	workspaceBurst, workspaceEvery = 32, 2 * time.Second
 	recordBurst, recordEvery       = 30, time.Minute
+	sessionBurst, sessionEvery     = 300, 100 * time.Millisecond // a site's guests may share an address
+	secretBurst, secretEvery       = 64, time.Second
 	maxBuckets                     = 16384
-	maxOutstanding                 = 16 // unused challenges of a workspace at one time
+	maxOutstanding                 = 16   // unused challenges of a workspace at one time
+	maxSessions                    = 8192 // unused sessions of /kbs/v0 at one time, of everybody
 )
 
 type bucket struct {
@@ -29,10 +32,13 @@ type limits struct {
 	peers      map[string]bucket // paid by refusals
 	workspaces map[string]bucket // paid by challenges
 	records    map[string]bucket // paid by refusals kept with their evidence
+	sessions   map[string]bucket // paid by the sessions that a peer opens
+	secrets    map[string]bucket // paid by the secrets that a workspace asks for
 }
 
 func newLimits(now func() time.Time) *limits {
-	return &limits{now: now, peers: map[string]bucket{}, workspaces: map[string]bucket{}, records: map[string]bucket{}}
+	return &limits{now: now, peers: map[string]bucket{}, workspaces: map[string]bucket{}, records: map[string]bucket{},
+		sessions: map[string]bucket{}, secrets: map[string]bucket{}}
 }
 
 // take removes cost tokens if they are there. Cost 0 asks whether one is left.
@@ -69,6 +75,15 @@ func (l *limits) peerAllowed(peer string) bool {
 func (l *limits) peerRefused(peer string) { l.take(l.peers, peer, peerBurst, peerEvery, 1) }
 func (l *limits) challenge(workspace string) bool {
 	return l.take(l.workspaces, workspace, workspaceBurst, workspaceEvery, 1)
+}
+
+// session is paid in advance, other than a challenge: it names no workspace that could be held to it.
+func (l *limits) session(peer string) bool {
+	return l.take(l.sessions, peer, sessionBurst, sessionEvery, 1)
+}
+
+func (l *limits) secret(workspace string) bool {
+	return l.take(l.secrets, workspace, secretBurst, secretEvery, 1)
 }
 
 func (l *limits) record(workspace string) bool {

@@ -480,8 +480,8 @@ func FuzzBlob(f *testing.F) {
 	f.Add([]byte(blobMagic), 1)
 	f.Add(append([]byte(blobMagic+"\x01\x00\x00\x00\x01"), make([]byte, blobSize-blobPrefix)...), 1)
 	f.Fuzz(func(t *testing.T, blob []byte, version int) {
-		prefix, err := parseBlob(blob, version)
-		if err == nil && (len(blob) != blobSize || !bytes.Equal(prefix, blob[:blobPrefix])) {
+		prefix, err := volumeCustody.prefix(blob, version)
+		if err == nil && (len(blob) < blobPrefix+sealedExtra || !bytes.HasPrefix(blob, []byte(blobMagic)) || !bytes.Equal(prefix, blob[:blobPrefix])) {
 			t.Errorf("accepted %x", blob)
 		}
 	})

@@ -23,6 +23,7 @@ const (
 	CodeKeyBlob    = "key_blob"  // the key store holds something else than was put there
 	CodeRate       = "rate"      // too many requests
 	CodeWorkspace  = "workspace" // unknown, or its key is shredded
+	CodeSecret     = "secret"    // no such secret for this guest
 )
 
 // Refusal is the answer no. The guest is told its ID and nothing else.

@@ -36,6 +36,7 @@ type standing struct {
 	headerHash string
 	keyActive  bool
 	lease      *leaseRow // the live one of the volume, if it has not run out
+	secretLive bool      // where the release is of a secret
 }
 
 type leaseRow struct {
@@ -58,10 +59,15 @@ func (b *Broker) release(ctx context.Context, a *attempt, keys volumeKeys) (deci
 		if code != "" {
 			return b.refuse(ctx, tx, a, &d, s, checks, code)
 		}
-		if a.challenge.Purpose == door.Renew {
+		switch a.challenge.Purpose {
+		case door.Unlock:
+			return b.unlock(ctx, tx, a, &d, s, checks, keys)
+		case door.Renew:
 			return b.renew(ctx, tx, a, &d, s, checks)
+		case purposeSecret:
+			return b.giveSecret(ctx, tx, a, &d, s, checks)
 		}
-		return b.unlock(ctx, tx, a, &d, s, checks, keys)
+		return fmt.Errorf("nothing is released for purpose %q", a.challenge.Purpose)
 	})
 	if err != nil {
 		return decision{}, fmt.Errorf("deciding about a guest of workspace %s: %w", a.challenge.Workspace, err)
@@ -94,7 +100,14 @@ func (b *Broker) readStanding(ctx context.Context, tx pgx.Tx, a *attempt) (s sta
 			})
 			return err
 		})
-	b.Facts.QueueFacts(batch, a.query(), &facts)
+	if a.secret != nil {
+		batch.Queue(`SELECT true FROM broker_secret WHERE id = $1 AND state = 'live' FOR SHARE`, a.secret.ID).
+			Query(func(rows pgx.Rows) error {
+				_, err := pgx.ForEachRow(rows, []any{&s.secretLive}, func() error { return nil })
+				return err
+			})
+	}
+	b.Facts.QueueFacts(batch, b.query(a), &facts)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return standing{}, permit.FactSet{}, fmt.Errorf("locking the guest and reading the facts: %w", err)
 	}
@@ -116,6 +129,9 @@ func judgeFacts(a *attempt, s standing, f permit.FactSet) (checks []attest.Check
 		checks = append(checks, c)
 	}
 	add("key not shredded", CodeWorkspace, s.volume == "open" && s.keyActive, s.volume)
+	if a.secret != nil {
+		add("secret not ended", CodeSecret, s.secretLive, a.secret.Path())
+	}
 	add("permit", CodePermit, f.Permit.Holds, f.Permit.Why)
 	add("project", CodeProject, f.Project.Holds, f.Project.Why)
 	add("image", CodeImage, f.Image.Holds, f.Image.Why)
@@ -144,6 +160,8 @@ func judgeGuest(a *attempt, s standing) (code, why string) {
 		return CodeGeneration, "the generation is " + s.armState
 	case s.armEpoch != a.epoch:
 		return CodeGeneration, "the challenge is of an earlier arming"
+	case a.challenge.Purpose == purposeSecret:
+		return judgeSecretsGuest(s, same)
 	case a.challenge.Purpose == door.Renew:
 		if s.armState != stateReleased || !same {
 			return CodeGeneration, "not the guest that the key was released to"
@@ -163,6 +181,9 @@ func judgeGuest(a *attempt, s standing) (code, why string) {
 const codeSecondBoot = "second_boot"
 
 func judgeLease(a *attempt, s standing) (bool, string) {
+	if a.challenge.Purpose == purposeSecret {
+		return judgeSecretsLease(a, s)
+	}
 	if a.challenge.Purpose == door.Renew {
 		if s.lease == nil {
 			return false, "there is no live lease to renew"
@@ -203,12 +224,12 @@ func (b *Broker) unlock(ctx context.Context, tx pgx.Tx, a *attempt, d *decision,
 		a.challenge.Workspace, a.challenge.Generation, a.epoch, a.result.ReportID[:])
 	batch.Queue(`UPDATE broker_lease SET state = 'ended', ended_why = 'expired', sealed_enc = NULL, sealed_text = NULL
 		WHERE volume_id = $1 AND state = 'live' AND until <= now()`, a.volumeID)
-	batch.Queue(`INSERT INTO broker_lease (id, workspace, generation, epoch, volume_id, report_id, signing_key, chip, state, mode, until, renew_after,
+	batch.Queue(`INSERT INTO broker_lease (id, workspace, generation, epoch, volume_id, report_id, signing_key, chip, product, state, mode, until, renew_after,
 			stage, challenge, request, sealed_enc, sealed_text, entry)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'live', $9, now() + make_interval(secs => $10), now() + make_interval(secs => $10 / 2),
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $15, 'live', $9, now() + make_interval(secs => $10), now() + make_interval(secs => $10 / 2),
 			'attested', $11, $12, $13, $14, `+audit.Appended+`) RETURNING until, renew_after`,
 		d.lease, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.volumeID, a.result.ReportID[:], a.req.SigningKey,
-		hexOf(a.result.ChipID[:]), mode, life.Seconds(), a.req.Challenge, a.requestHash(), d.sealed.Enc, d.sealed.Ciphertext).
+		hexOf(a.result.ChipID[:]), mode, life.Seconds(), a.req.Challenge, a.requestHash(), d.sealed.Enc, d.sealed.Ciphertext, a.result.Product).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&d.until, &d.renewAfter) })
 	return b.writeDecision(ctx, tx, a, d, batch, "released", "", checks)
 }
@@ -257,11 +278,7 @@ func (b *Broker) refuse(ctx context.Context, tx pgx.Tx, a *attempt, d *decision,
 			return err
 		}
 	}
-	action := "key.release"
-	if a.challenge.Purpose == door.Renew {
-		action = "lease.renew"
-	}
-	if err := audit.Queue(batch, b.entry(a, d, action, audit.Refused, code), &d.entry); err != nil {
+	if err := audit.Queue(batch, b.entry(a, d, a.action(), audit.Refused, code), &d.entry); err != nil {
 		return err
 	}
 	return b.writeDecision(ctx, tx, a, d, batch, "refused", code, checks)
@@ -279,13 +296,9 @@ func (b *Broker) refuseEvidence(ctx context.Context, a *attempt, verdict *attest
 		}
 		return r
 	}
-	action := "key.release"
-	if a.challenge.Purpose == door.Renew {
-		action = "lease.renew"
-	}
 	err := postgres.InTx(ctx, b.DB, func(tx pgx.Tx) error {
 		batch := &pgx.Batch{}
-		if err := audit.Queue(batch, b.entry(a, &d, action, audit.Refused, r.Code), &d.entry); err != nil {
+		if err := audit.Queue(batch, b.entry(a, &d, a.action(), audit.Refused, r.Code), &d.entry); err != nil {
 			return err
 		}
 		return b.writeDecision(ctx, tx, a, &d, batch, "refused", r.Code, verdict.Checks)
@@ -318,6 +331,9 @@ func (b *Broker) entry(a *attempt, d *decision, action string, outcome audit.Out
 	}
 	if d.lease != "" {
 		details["lease"] = d.lease
+	}
+	if a.secret != nil {
+		details["secret"] = a.secret.ID
 	}
 	if a.result != nil {
 		details["measurement"] = hexOf(a.result.Measurement[:])
@@ -354,16 +370,22 @@ func (b *Broker) writeDecision(ctx context.Context, tx pgx.Tx, a *attempt, d *de
 		return h[:]
 	}
 	report, certificates, log := keep(a.evidence.Report), keep(a.evidence.Certificates), keep(a.evidence.EventLog)
-	var lease *string
+	var lease, secret *string
 	challengeOutcome := "refused"
 	if outcome != "refused" {
-		lease, challengeOutcome = &d.lease, "granted"
+		challengeOutcome = "granted"
+	}
+	if d.lease != "" {
+		lease = &d.lease
+	}
+	if a.secret != nil {
+		secret = &a.secret.ID
 	}
 	batch.Queue(`INSERT INTO broker_decision (id, workspace, generation, epoch, challenge, purpose, outcome, code, checks, tee, report, certificates,
-			event_log, policy, collateral, report_data, judged_at, lease, entry)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, `+audit.Appended+`)`,
+			event_log, policy, collateral, report_data, judged_at, lease, secret, entry)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, `+audit.Appended+`)`,
 		d.id, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.req.Challenge, string(a.challenge.Purpose), outcome, code, list,
-		string(a.evidence.TEE), report, certificates, log, a.policyHash[:], a.collateral[:], a.reportData[:], a.judgedAt, lease)
+		string(a.evidence.TEE), report, certificates, log, a.policyHash[:], a.collateral[:], a.reportData[:], a.judgedAt, lease, secret)
 	batch.Queue(`UPDATE broker_challenge SET outcome = $2 WHERE id = $1`, a.req.Challenge, challengeOutcome)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("writing the decision: %w", err)

@@ -116,7 +116,10 @@ func (b *Broker) MoveKeys(ctx context.Context) error {
 	for {
 		var moved bool
 		err := postgres.InTx(ctx, b.DB, func(tx pgx.Tx) (err error) {
-			moved, err = b.moveOne(ctx, tx, newest)
+			if moved, err = b.moveOne(ctx, tx, newest); moved || err != nil {
+				return err
+			}
+			moved, err = b.moveSecret(ctx, tx, newest)
 			return err
 		})
 		if err != nil {
@@ -176,7 +179,8 @@ func (b *Broker) DestroyRoot(ctx context.Context, epoch int) error {
 			return doing(fmt.Errorf("%w: it is the newest, rotate first", ErrRootInUse))
 		}
 		var used bool
-		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM broker_key WHERE kek IS NOT NULL AND epoch = $1)`, epoch).Scan(&used); err != nil {
+		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM broker_key WHERE kek IS NOT NULL AND epoch = $1)
+			OR EXISTS (SELECT FROM broker_secret WHERE kek IS NOT NULL AND epoch = $1)`, epoch).Scan(&used); err != nil {
 			return doing(err)
 		}
 		if used {

@@ -140,11 +140,16 @@ func (b *Broker) Explain(ctx context.Context, workspace string) ([]permit.NamedF
 	var facts permit.FactSet
 	err = postgres.InTx(ctx, b.DB, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `SELECT v.project, v.site, coalesce(a.dataset, ''), coalesce(a.owner, ''), coalesce(a.image, ''),
-				coalesce((SELECT l.chip FROM broker_lease l WHERE l.workspace = v.workspace ORDER BY l.id DESC LIMIT 1), '')
+				coalesce(l.chip, ''), coalesce(l.product, ''),
+				coalesce((SELECT v.workspace || '/' || k.version FROM broker_key k WHERE k.workspace = v.workspace AND k.state = 'active'), '')
 			FROM broker_volume v LEFT JOIN LATERAL (SELECT * FROM broker_arm a WHERE a.workspace = v.workspace ORDER BY a.generation DESC LIMIT 1) a ON true
-			WHERE v.workspace = $1`, workspace).Scan(&q.Project, &q.Site, &q.Dataset, &q.Person, &q.Image, &q.Chip)
+			LEFT JOIN LATERAL (SELECT * FROM broker_lease l WHERE l.workspace = v.workspace ORDER BY l.id DESC LIMIT 1) l ON true
+			WHERE v.workspace = $1`, workspace).Scan(&q.Project, &q.Site, &q.Dataset, &q.Person, &q.Image, &q.Chip, &q.Product, &q.Key)
 		if err != nil {
 			return fmt.Errorf("reading what it touches: %w", err)
+		}
+		if q.Chip != "" {
+			q.Host = b.host(q.Site, q.Chip)
 		}
 		batch := &pgx.Batch{}
 		b.Facts.QueueFacts(batch, q, &facts)
@@ -180,7 +185,7 @@ func appraisalFact(s State) permit.Fact {
 // isAppraisal tells the verifier's codes from the broker's own.
 func isAppraisal(code string) bool {
 	switch code {
-	case CodeNonce, CodeBinding, CodeGeneration, CodeSuspended, CodePermit, CodeProject, CodeImage, CodeFreeze, CodeLease, CodeKeyBlob, CodeRate, CodeWorkspace:
+	case CodeNonce, CodeBinding, CodeGeneration, CodeSuspended, CodePermit, CodeProject, CodeImage, CodeFreeze, CodeLease, CodeKeyBlob, CodeRate, CodeWorkspace, CodeSecret:
 		return false
 	}
 	return true

@@ -1,0 +1,61 @@
+package keybroker
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/door"
+	"github.com/eosc-siesta/siestad/internal/kbs"
+)
+
+// Attest judges a guest's evidence against the policy of its workspace and answers with a token; nothing is released, no
+// lease begins, and the arming is not used up. The challenge is of purpose attest, bound like any other.
+func (b *Broker) Attest(ctx context.Context, req door.GrantRequest, peer string) (string, error) {
+	if b.Tokens == nil {
+		return "", ErrNoTokens
+	}
+	if !b.limits.peerAllowed(peer) {
+		return "", b.anonymous(CodeRate, peer, "too many refused requests from this address")
+	}
+	a, err := b.consume(ctx, req)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", b.anonymous(CodeNonce, peer, "the challenge is unknown, used or expired")
+	}
+	if err != nil {
+		return "", fmt.Errorf("consuming a challenge: %w", err)
+	}
+	if a.challenge.Purpose != door.Attest {
+		return "", b.anonymous(CodeBinding, peer, "the challenge is for something else than an attestation")
+	}
+	d, err := b.attest(ctx, a, nil)
+	if err != nil {
+		b.refusedGuest(a, peer, err)
+		return "", err
+	}
+	key, err := json.Marshal(struct { // RFC 8037, section 2: the key with which this guest signs
+		Curve string `json:"crv"`
+		Type  string `json:"kty"`
+		X     string `json:"x"`
+	}{"Ed25519", "OKP", base64.RawURLEncoding.EncodeToString(req.SigningKey)})
+	if err != nil {
+		return "", fmt.Errorf("writing a guest's key: %w", err)
+	}
+	return b.token(a, d, base64.RawURLEncoding.EncodeToString(a.nonce), teeName(a.evidence.TEE), key)
+}
+
+// teeName is the name of hardware in tokens, the protocol's, for that in decisions.
+func teeName(tee attest.TEE) string {
+	switch tee {
+	case attest.SEVSNP:
+		return kbs.TEESNP
+	case teeTDX:
+		return kbs.TEETDX
+	}
+	return ""
+}
