@@ -27,12 +27,16 @@ CREATE TABLE quarantine_hit (
 
 -- The product line that held the key: '' on leases from before this column, which a quarantine meets at their renewal.
 ALTER TABLE broker_lease ADD COLUMN product text NOT NULL DEFAULT '';
+-- The policy that the lease's last decision was taken under: it is part of what the answer is bound to, and an answer that is
+-- given again must be the same although the floor has been raised since. NULL on leases from before.
+ALTER TABLE broker_lease ADD COLUMN policy bytea CHECK (length(policy) = 32);
 
 -- The policy that the workspace asked for, before documents narrowed it to arm.policy; NULL on arms from before.
 ALTER TABLE broker_arm ADD COLUMN asked bytea CHECK (length(asked) = 32);
 
-CREATE INDEX broker_decision_judged ON broker_decision (judged_at);
-CREATE INDEX broker_decision_code ON broker_decision (code, id);
+-- Decisions come in order of time, and every release writes one: an index that costs it next to nothing.
+CREATE INDEX broker_decision_judged ON broker_decision USING brin (judged_at);
+CREATE INDEX broker_decision_code ON broker_decision (code, id) WHERE code <> '';
 
 -- The canonical bytes of policy documents, by their name. Never changed, never removed.
 CREATE TABLE policy_document (

@@ -51,17 +51,17 @@ func (b *Broker) arm(ctx context.Context, tx pgx.Tx, a Arm) error {
 	if err := lockOpenVolume(ctx, tx, a.Workspace); err != nil {
 		return err
 	}
-	policy, err := json.Marshal(a.Policy)
+	asked, err := json.Marshal(a.Policy)
 	if err != nil {
 		return fmt.Errorf("encoding the policy: %w", err)
 	}
-	hash := a.Policy.Hash()
+	askedHash := a.Policy.Hash()
 	for _, old := range arms {
 		if old.generation > a.Generation {
 			return fmt.Errorf("%w: generation %d was armed before", ErrState, old.generation)
 		}
 		if old.generation == a.Generation {
-			if old.same(a, hash) && old.state != stateDisarmed {
+			if old.same(a, askedHash) && old.state != stateDisarmed {
 				return nil
 			}
 			return fmt.Errorf("%w: this generation was armed as another guest, or disarmed", ErrState)
@@ -76,15 +76,24 @@ func (b *Broker) arm(ctx context.Context, tx pgx.Tx, a Arm) error {
 	if !active || site != a.Site || project != a.Project {
 		return fmt.Errorf("%w: no key is prepared for this project and site", ErrState)
 	}
+	armed, err := b.narrow(ctx, tx, a)
+	if err != nil {
+		return err
+	}
+	policy, err := json.Marshal(armed)
+	if err != nil {
+		return fmt.Errorf("encoding the policy: %w", err)
+	}
+	hash := armed.Hash()
 	batch := &pgx.Batch{}
-	batch.Queue(`INSERT INTO broker_blob (sha256, body) VALUES ($1, $2) ON CONFLICT DO NOTHING`, hash[:], policy)
+	batch.Queue(`INSERT INTO broker_blob (sha256, body) VALUES ($1, $2), ($3, $4) ON CONFLICT DO NOTHING`, hash[:], policy, askedHash[:], asked)
 	batch.Queue(`UPDATE broker_arm SET state = 'disarmed', reason = 'a later generation was armed', changed_at = now()
 		WHERE workspace = $1 AND state <> 'disarmed'`, a.Workspace)
-	batch.Queue(`INSERT INTO broker_arm (workspace, generation, epoch, state, dataset, owner, image, volume_id, volume_serial, policy)
-		VALUES ($1, $2, 1, 'armed', $3, $4, $5, $6, $7, $8)`,
-		a.Workspace, a.Generation, a.Dataset, a.Owner, a.Image, a.VolumeID, a.VolumeSerial, hash[:])
+	batch.Queue(`INSERT INTO broker_arm (workspace, generation, epoch, state, dataset, owner, image, volume_id, volume_serial, policy, asked)
+		VALUES ($1, $2, 1, 'armed', $3, $4, $5, $6, $7, $8, $9)`,
+		a.Workspace, a.Generation, a.Dataset, a.Owner, a.Image, a.VolumeID, a.VolumeSerial, hash[:], askedHash[:])
 	batch.Queue(`DELETE FROM broker_measurement WHERE workspace = $1`, a.Workspace)
-	for _, m := range a.Policy.Measurements {
+	for _, m := range armed.Measurements {
 		batch.Queue(`INSERT INTO broker_measurement (measurement, workspace, generation) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, m, a.Workspace, a.Generation)
 	}
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
@@ -202,23 +211,23 @@ const (
 type armRow struct {
 	workspace, project, state, dataset, owner, image, volumeID, volumeSerial string
 	generation, epoch                                                        int
-	policy                                                                   []byte
+	asked                                                                    []byte // as Arm was asked, before documents narrowed it
 }
 
-func (r armRow) same(a Arm, policy [32]byte) bool {
+func (r armRow) same(a Arm, asked [32]byte) bool {
 	return r.dataset == a.Dataset && r.owner == a.Owner && r.image == a.Image && r.volumeID == a.VolumeID &&
-		r.volumeSerial == a.VolumeSerial && [32]byte(r.policy) == policy
+		r.volumeSerial == a.VolumeSerial && [32]byte(r.asked) == asked
 }
 
 // lockArms locks all generations of a workspace: the first lock of every transaction here.
 func lockArms(ctx context.Context, tx pgx.Tx, workspace string) ([]armRow, error) {
-	rows, err := tx.Query(ctx, `SELECT a.workspace, v.project, a.state, a.dataset, a.owner, a.image, a.volume_id, a.volume_serial, a.generation, a.epoch, a.policy
+	rows, err := tx.Query(ctx, `SELECT a.workspace, v.project, a.state, a.dataset, a.owner, a.image, a.volume_id, a.volume_serial, a.generation, a.epoch, coalesce(a.asked, a.policy)
 		FROM broker_arm a JOIN broker_volume v USING (workspace) WHERE a.workspace = $1 ORDER BY a.generation FOR UPDATE OF a`, workspace)
 	if err != nil {
 		return nil, fmt.Errorf("locking the arms: %w", err)
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r armRow, err error) {
-		err = row.Scan(&r.workspace, &r.project, &r.state, &r.dataset, &r.owner, &r.image, &r.volumeID, &r.volumeSerial, &r.generation, &r.epoch, &r.policy)
+		err = row.Scan(&r.workspace, &r.project, &r.state, &r.dataset, &r.owner, &r.image, &r.volumeID, &r.volumeSerial, &r.generation, &r.epoch, &r.asked)
 		return r, err
 	})
 	if err != nil {

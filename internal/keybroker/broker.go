@@ -112,12 +112,16 @@ type Config struct {
 	Now func() time.Time
 	// Host names the machine of a chip, so that machines can be frozen. Without it no machine has a name.
 	Host HostOf
+	// Policies narrow what guests are armed with. Without them what a workspace asks for is what is armed, and a security
+	// floor that is in force refuses everything.
+	Policies Policies
 }
 
 // Broker is the key broker. Make it with New; run Run beside it.
 type Broker struct {
 	Config
 	policies  *bounded[[32]byte, attest.Policy]
+	raises    *bounded[raisedKey, raised]
 	blobs     *bounded[blobKey, []byte]
 	stored    *bounded[[32]byte, bool] // digests known to be in broker_blob
 	fetches   singleflight.Group
@@ -167,6 +171,7 @@ func New(c Config) (*Broker, error) {
 	return &Broker{
 		Config:    c,
 		policies:  newBounded[[32]byte, attest.Policy](4096),
+		raises:    newBounded[raisedKey, raised](4096),
 		blobs:     newBounded[blobKey, []byte](16384),
 		stored:    newBounded[[32]byte, bool](16384),
 		digests:   newBounded[collateralKey, [32]byte](64),

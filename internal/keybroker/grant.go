@@ -36,6 +36,8 @@ type attempt struct {
 	secret     *Secret   // of a release through /kbs/v0, nil otherwise
 	initData   *initData // that a guest of /kbs/v0 says it was launched with, nil for none
 	policyHash [32]byte
+	policyBody []byte // of policyHash, where it is not stored yet
+	floor      []byte // digest of the floor file in force, nil for none
 	source     source
 	key        envelope
 	version    int
@@ -81,7 +83,8 @@ func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) 
 }
 
 const attemptColumns = `c.nonce, c.workspace, c.generation, c.purpose, c.epoch, v.project, v.site, coalesce(v.secret_id, ''),
-	a.dataset, a.owner, a.image, a.volume_id, a.volume_serial, a.policy, coalesce(k.version, 0), coalesce(k.epoch, 0), k.kek, k.blob_hash`
+	a.dataset, a.owner, a.image, a.volume_id, a.volume_serial, a.policy, coalesce(k.version, 0), coalesce(k.epoch, 0), k.kek, k.blob_hash,
+	(SELECT sha256 FROM security_floor WHERE state = 'active')`
 
 const attemptJoins = ` JOIN broker_arm a ON a.workspace = c.workspace AND a.generation = c.generation
 	JOIN broker_volume v ON v.workspace = c.workspace
@@ -105,7 +108,7 @@ func scanAttempt(row pgx.Row, req door.GrantRequest) (*attempt, error) {
 	var policy, blobHash []byte
 	var purpose string
 	if err := row.Scan(&a.nonce, &a.challenge.Workspace, &a.challenge.Generation, &purpose, &a.epoch, &a.project, &a.site, &a.source.secret,
-		&a.dataset, &a.owner, &a.image, &a.volumeID, &a.serial, &policy, &a.version, &a.key.epoch, &a.key.kek, &blobHash); err != nil {
+		&a.dataset, &a.owner, &a.image, &a.volumeID, &a.serial, &policy, &a.version, &a.key.epoch, &a.key.kek, &blobHash, &a.floor); err != nil {
 		return nil, err
 	}
 	if len(policy) != len(a.policyHash) {
@@ -129,6 +132,9 @@ func scanAttempt(row pgx.Row, req door.GrantRequest) (*attempt, error) {
 func (b *Broker) judge(ctx context.Context, a *attempt) error {
 	policy, err := b.policy(ctx, a.policyHash)
 	if err != nil {
+		return err
+	}
+	if policy, err = b.raise(ctx, a, policy); err != nil {
 		return err
 	}
 	collateral, err := b.Collateral(a.site)
@@ -254,13 +260,13 @@ func (b *Broker) host(site, chip string) string {
 func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, peer string) (door.Grant, error) {
 	var busy bool
 	var d decision
-	var request []byte
+	var request, policy []byte
 	row := b.DB.QueryRow(ctx, `SELECT c.outcome IS NULL AND c.used_at > now() - interval '30 seconds',
-		coalesce(l.id, ''), coalesce(l.until, now()), coalesce(l.renew_after, now()), coalesce(l.sealed_enc, ''), coalesce(l.sealed_text, ''), coalesce(l.entry, 0), l.request
+		coalesce(l.id, ''), coalesce(l.until, now()), coalesce(l.renew_after, now()), coalesce(l.sealed_enc, ''), coalesce(l.sealed_text, ''), coalesce(l.entry, 0), l.request, l.policy
 		FROM broker_challenge c LEFT JOIN broker_lease l ON l.challenge = c.id AND l.state = 'live' AND l.until > now()
 			AND (c.purpose = 'renew' OR l.sealed_text IS NOT NULL)
 		WHERE c.id = $1 AND c.used_at IS NOT NULL`, req.Challenge)
-	err := row.Scan(&busy, &d.lease, &d.until, &d.renewAfter, &d.sealed.Enc, &d.sealed.Ciphertext, &d.entry, &request)
+	err := row.Scan(&busy, &d.lease, &d.until, &d.renewAfter, &d.sealed.Enc, &d.sealed.Ciphertext, &d.entry, &request, &policy)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return door.Grant{}, fmt.Errorf("looking for an earlier answer: %w", err)
 	}
@@ -280,6 +286,9 @@ func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, peer stri
 	receipt, err := b.await(ctx, d.entry)
 	if err != nil {
 		return door.Grant{}, fmt.Errorf("%w: waiting for the checkpoint of a release: %w", ErrBusy, err)
+	}
+	if len(policy) == len(a.policyHash) {
+		a.policyHash = [32]byte(policy) // of the answer that is given again, not of today's floor
 	}
 	return b.answer(a, d, receipt), nil
 }

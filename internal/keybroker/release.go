@@ -224,12 +224,12 @@ func (b *Broker) unlock(ctx context.Context, tx pgx.Tx, a *attempt, d *decision,
 		a.challenge.Workspace, a.challenge.Generation, a.epoch, a.result.ReportID[:])
 	batch.Queue(`UPDATE broker_lease SET state = 'ended', ended_why = 'expired', sealed_enc = NULL, sealed_text = NULL
 		WHERE volume_id = $1 AND state = 'live' AND until <= now()`, a.volumeID)
-	batch.Queue(`INSERT INTO broker_lease (id, workspace, generation, epoch, volume_id, report_id, signing_key, chip, product, state, mode, until, renew_after,
+	batch.Queue(`INSERT INTO broker_lease (id, workspace, generation, epoch, volume_id, report_id, signing_key, chip, product, policy, state, mode, until, renew_after,
 			stage, challenge, request, sealed_enc, sealed_text, entry)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $15, 'live', $9, now() + make_interval(secs => $10), now() + make_interval(secs => $10 / 2),
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $15, $16, 'live', $9, now() + make_interval(secs => $10), now() + make_interval(secs => $10 / 2),
 			'attested', $11, $12, $13, $14, `+audit.Appended+`) RETURNING until, renew_after`,
 		d.lease, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.volumeID, a.result.ReportID[:], a.req.SigningKey,
-		hexOf(a.result.ChipID[:]), mode, life.Seconds(), a.req.Challenge, a.requestHash(), d.sealed.Enc, d.sealed.Ciphertext, a.result.Product).
+		hexOf(a.result.ChipID[:]), mode, life.Seconds(), a.req.Challenge, a.requestHash(), d.sealed.Enc, d.sealed.Ciphertext, a.result.Product, a.policyHash[:]).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&d.until, &d.renewAfter) })
 	return b.writeDecision(ctx, tx, a, d, batch, "released", "", checks)
 }
@@ -246,8 +246,8 @@ func (b *Broker) renew(ctx context.Context, tx pgx.Tx, a *attempt, d *decision, 
 		life = b.InitialiseLease
 	}
 	batch.Queue(`UPDATE broker_lease SET until = now() + make_interval(secs => $2), renew_after = now() + make_interval(secs => $2 / 2),
-			challenge = $3, request = $4, entry = `+audit.Appended+`, sealed_enc = NULL, sealed_text = NULL
-		WHERE id = $1 AND state = 'live' RETURNING until, renew_after`, d.lease, life.Seconds(), a.req.Challenge, a.requestHash()).
+			challenge = $3, request = $4, policy = $5, entry = `+audit.Appended+`, sealed_enc = NULL, sealed_text = NULL
+		WHERE id = $1 AND state = 'live' RETURNING until, renew_after`, d.lease, life.Seconds(), a.req.Challenge, a.requestHash(), a.policyHash[:]).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&d.until, &d.renewAfter) })
 	return b.writeDecision(ctx, tx, a, d, batch, "renewed", "", checks)
 }
@@ -369,6 +369,7 @@ func (b *Broker) writeDecision(ctx context.Context, tx pgx.Tx, a *attempt, d *de
 		}
 		return h[:]
 	}
+	keep(a.policyBody)
 	report, certificates, log := keep(a.evidence.Report), keep(a.evidence.Certificates), keep(a.evidence.EventLog)
 	var lease, secret *string
 	challengeOutcome := "refused"
