@@ -116,7 +116,7 @@ func serve(ctx context.Context, c *Config) error {
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	server, err := api.New(api.Config{
 		DB: db, Logger: logger.Named("api"), Log: log, Authz: rules, Issuers: issuers(c), Workspaces: workspaces,
-		Permits: permits, Images: images, Broker: broker, Sites: apiSites(clouds), CursorKey: cursorKey, Metrics: metrics,
+		Permits: permits, Images: images, Broker: broker, Secrets: broker, Attestations: broker, Sites: apiSites(clouds), CursorKey: cursorKey, Metrics: metrics,
 		Ready: func(ctx context.Context) error { return postgres.CheckSchema(ctx, db) },
 	})
 	if err != nil {

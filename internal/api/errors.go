@@ -88,6 +88,8 @@ var sentinels = []struct {
 	{workspace.ErrNotFound, kindNotFound},
 	{flow.ErrBusy, kindBusy},
 	{flow.ErrNotFound, kindNotFound},
+	{keybroker.ErrExists, kindExists},
+	{keybroker.ErrInvalid, kindInvalid},
 	{keybroker.ErrBusy, kindBusy},
 	{keybroker.ErrState, kindState},
 	{keybroker.ErrShredded, kindState},

@@ -56,7 +56,10 @@ type Config struct {
 	Permits    *permit.Service
 	Images     *image.Service
 	Broker     Broker
-	Sites      []Site
+	Secrets    Secrets
+	// Attestations serves stock clients, and tokens.
+	Attestations Attestations
+	Sites        []Site
 	// CursorKey signs the cursors of lists; every instance of an installation has the same.
 	CursorKey []byte
 	// Ready says why requests cannot be served, nil if they can.
@@ -81,7 +84,7 @@ type Server struct {
 // New checks the configuration. It makes no call to the network or the database.
 func New(cfg Config) (*Server, error) {
 	if cfg.DB == nil || cfg.Logger == nil || cfg.Log == nil || cfg.Authz == nil || cfg.Workspaces == nil || cfg.Permits == nil ||
-		cfg.Images == nil || cfg.Broker == nil || cfg.Ready == nil || cfg.Metrics == nil {
+		cfg.Images == nil || cfg.Broker == nil || cfg.Secrets == nil || cfg.Attestations == nil || cfg.Ready == nil || cfg.Metrics == nil {
 		return nil, errors.New("making the API: a required part is missing")
 	}
 	if len(cfg.CursorKey) < 32 {
@@ -121,6 +124,7 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) Handler() http.Handler {
 	r := s.router()
 	s.probes(r)
+	r.Get("/v1/jwks", s.jwks)
 	r.Group(func(r chi.Router) {
 		r.Use(s.authenticate, s.limitRate, s.admit)
 		r.Get("/v1/audit/log/*", s.tiles)
@@ -133,12 +137,15 @@ func (s *Server) Handler() http.Handler {
 	return r
 }
 
-// Guests serves the guests' door, on a listener of its own.
+// Guests serves the guests' doors, the native one and /kbs/v0, on a listener of its own.
 func (s *Server) Guests() http.Handler {
-	r := s.router()
+	r := s.router(s.collapse)
 	r.Post("/v1/challenges", s.challenge)
 	r.Post("/v1/grants", s.grant)
 	r.Post("/v1/guests/{lease}/events", s.event)
+	r.Post("/v1/attestations", s.attestation)
+	r.Get("/v1/jwks", s.jwks)
+	s.kbsRoutes(r)
 	return r
 }
 
@@ -149,13 +156,22 @@ func (s *Server) Probes() http.Handler {
 	return r
 }
 
-func (s *Server) router() chi.Router {
+func (s *Server) router(more ...func(http.Handler) http.Handler) chi.Router {
 	r := chi.NewRouter()
 	r.Use(s.observe)
+	r.Use(more...)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		if len(more) > 0 && isKBS(r) {
+			s.kbsElsewhere(w, r)
+			return
+		}
 		s.fail(w, r, kindNotFound.because("The path is none of this API's."))
 	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		if len(more) > 0 && isKBS(r) {
+			s.kbsElsewhere(w, r)
+			return
+		}
 		s.fail(w, r, kindMethod.because("The path has no such method."))
 	})
 	return r

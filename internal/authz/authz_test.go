@@ -23,6 +23,7 @@ var objects = []struct {
 	{"project", Object{Kind: "thing", ID: "1", Owner: "x", Custodian: "x", Members: []string{"x", me}}},
 	{"owner", Object{Kind: "thing", ID: "1", Owner: me, Custodian: "x", Members: []string{me}}},
 	{"custody", Object{Kind: "thing", ID: "1", Owner: "x", Custodian: me}},
+	{"own", Object{Kind: "thing", ID: "1", Owner: me, Members: []string{me}}},
 	{"author", Object{Kind: "thing", ID: "1", Owner: "x", Authors: []string{me}}},
 }
 
@@ -33,7 +34,7 @@ func TestGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	var b strings.Builder
-	b.WriteString("# operation, role: objects on which it is allowed (other project, own project, owned, in custody, made by the caller)\n")
+	b.WriteString("# operation, role: objects on which it is allowed (other project, own project, owned, in custody, owned and in nobody's custody, made by the caller)\n")
 	for _, op := range Operations() {
 		for _, role := range append(Roles, "nobody", "service custodian") {
 			p := Principal{Subject: me, Kind: "person", Roles: []string{role}}

@@ -239,6 +239,27 @@ func (e ProjectState) Valid() bool {
 	}
 }
 
+// Defines values for SecretState.
+const (
+	SecretStateEnded  SecretState = "ended"
+	SecretStateEnding SecretState = "ending"
+	SecretStateLive   SecretState = "live"
+)
+
+// Valid indicates whether the value is a known member of the SecretState enum.
+func (e SecretState) Valid() bool {
+	switch e {
+	case SecretStateEnded:
+		return true
+	case SecretStateEnding:
+		return true
+	case SecretStateLive:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for SiteHealth.
 const (
 	Failing SiteHealth = "failing"
@@ -673,6 +694,52 @@ type Reason struct {
 	Next   *string `json:"next,omitempty"`
 }
 
+// Secret defines model for Secret.
+type Secret struct {
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by"`
+	Dataset   *string   `json:"dataset,omitempty"`
+
+	// Destruction How far its destruction has come, once ended.
+	Destruction *string    `json:"destruction,omitempty"`
+	EndedAt     *time.Time `json:"ended_at,omitempty"`
+	EndedBy     *string    `json:"ended_by,omitempty"`
+	ID          string     `json:"id"`
+	Project     string     `json:"project"`
+	Repository  string     `json:"repository"`
+
+	// Site Whose key store holds it, wrapped.
+	Site  string      `json:"site"`
+	State SecretState `json:"state"`
+	Tag   string      `json:"tag"`
+	Type  string      `json:"type"`
+}
+
+// SecretCreate defines model for SecretCreate.
+type SecretCreate struct {
+	Dataset *Slug `json:"dataset,omitempty"`
+
+	// Payload 1 to 8192 bytes in base64.
+	Payload    []byte        `json:"payload"`
+	Project    Slug          `json:"project"`
+	Repository SecretSegment `json:"repository"`
+	Site       Slug          `json:"site"`
+	Tag        SecretSegment `json:"tag"`
+	Type       SecretSegment `json:"type"`
+}
+
+// SecretPage defines model for SecretPage.
+type SecretPage struct {
+	Items []Secret `json:"items"`
+	Next  *string  `json:"next,omitempty"`
+}
+
+// SecretSegment defines model for SecretSegment.
+type SecretSegment = string
+
+// SecretState defines model for SecretState.
+type SecretState string
+
 // Site defines model for Site.
 type Site struct {
 	Capacity *[]Quota `json:"capacity,omitempty"`
@@ -844,6 +911,9 @@ type PathPermit = ULID
 
 // PathProject defines model for PathProject.
 type PathProject = Slug
+
+// PathSecret defines model for PathSecret.
+type PathSecret = ULID
 
 // PathSite defines model for PathSite.
 type PathSite = Slug
@@ -1054,6 +1124,26 @@ type SetProjectMembersParams struct {
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
+// ListSecretsParams defines parameters for ListSecrets.
+type ListSecretsParams struct {
+	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	Cursor  *Cursor        `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Limit   *Limit         `form:"limit,omitempty" json:"limit,omitempty"`
+	Project *FilterProject `form:"project,omitempty" json:"project,omitempty"`
+}
+
+// CreateSecretParams defines parameters for CreateSecret.
+type CreateSecretParams struct {
+	// IdempotencyKey Any string made for this request alone, a UUID for example.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
+}
+
+// EndSecretParams defines parameters for EndSecret.
+type EndSecretParams struct {
+	// IdempotencyKey Any string made for this request alone, a UUID for example.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
+}
+
 // ListWorkspacesParams defines parameters for ListWorkspaces.
 type ListWorkspacesParams struct {
 	// Cursor The `next` of the page before. Good only for the same caller and filter.
@@ -1105,6 +1195,9 @@ type CreateProjectJSONRequestBody = ProjectCreate
 
 // SetProjectMembersJSONRequestBody defines body for SetProjectMembers for application/json ContentType.
 type SetProjectMembersJSONRequestBody = ProjectMembers
+
+// CreateSecretJSONRequestBody defines body for CreateSecret for application/json ContentType.
+type CreateSecretJSONRequestBody = SecretCreate
 
 // CreateWorkspaceJSONRequestBody defines body for CreateWorkspace for application/json ContentType.
 type CreateWorkspaceJSONRequestBody = WorkspaceCreate
@@ -1210,6 +1303,18 @@ type ServerInterface interface {
 	// SetProjectMembers Replace the members of a project
 	// (PUT /v1/projects/{project}/members)
 	SetProjectMembers(w http.ResponseWriter, r *http.Request, project PathProject, params SetProjectMembersParams)
+	// ListSecrets List secrets
+	// (GET /v1/secrets)
+	ListSecrets(w http.ResponseWriter, r *http.Request, params ListSecretsParams)
+	// CreateSecret Store a secret of a project
+	// (POST /v1/secrets)
+	CreateSecret(w http.ResponseWriter, r *http.Request, params CreateSecretParams)
+	// GetSecret Show what is known of a secret, never its payload
+	// (GET /v1/secrets/{secret})
+	GetSecret(w http.ResponseWriter, r *http.Request, secret PathSecret)
+	// EndSecret End a secret
+	// (POST /v1/secrets/{secret}/end)
+	EndSecret(w http.ResponseWriter, r *http.Request, secret PathSecret, params EndSecretParams)
 	// ListSites List sites
 	// (GET /v1/sites)
 	ListSites(w http.ResponseWriter, r *http.Request)
@@ -1441,6 +1546,30 @@ func (_ Unimplemented) CloseProject(w http.ResponseWriter, r *http.Request, proj
 // SetProjectMembers Replace the members of a project
 // (PUT /v1/projects/{project}/members)
 func (_ Unimplemented) SetProjectMembers(w http.ResponseWriter, r *http.Request, project PathProject, params SetProjectMembersParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListSecrets List secrets
+// (GET /v1/secrets)
+func (_ Unimplemented) ListSecrets(w http.ResponseWriter, r *http.Request, params ListSecretsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateSecret Store a secret of a project
+// (POST /v1/secrets)
+func (_ Unimplemented) CreateSecret(w http.ResponseWriter, r *http.Request, params CreateSecretParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetSecret Show what is known of a secret, never its payload
+// (GET /v1/secrets/{secret})
+func (_ Unimplemented) GetSecret(w http.ResponseWriter, r *http.Request, secret PathSecret) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// EndSecret End a secret
+// (POST /v1/secrets/{secret}/end)
+func (_ Unimplemented) EndSecret(w http.ResponseWriter, r *http.Request, secret PathSecret, params EndSecretParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2952,6 +3081,190 @@ func (siw *ServerInterfaceWrapper) SetProjectMembers(w http.ResponseWriter, r *h
 	handler.ServeHTTP(w, r)
 }
 
+// ListSecrets operation middleware
+func (siw *ServerInterfaceWrapper) ListSecrets(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListSecretsParams
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "project" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "project", r.URL.Query(), &params.Project, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "project"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "project", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListSecrets(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateSecret operation middleware
+func (siw *ServerInterfaceWrapper) CreateSecret(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateSecretParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	} else {
+		err := fmt.Errorf("Header parameter Idempotency-Key is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "Idempotency-Key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateSecret(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetSecret operation middleware
+func (siw *ServerInterfaceWrapper) GetSecret(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "secret" -------------
+	var secret PathSecret
+
+	err = runtime.BindStyledParameterWithOptions("simple", "secret", chi.URLParam(r, "secret"), &secret, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "secret", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetSecret(w, r, secret)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// EndSecret operation middleware
+func (siw *ServerInterfaceWrapper) EndSecret(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "secret" -------------
+	var secret PathSecret
+
+	err = runtime.BindStyledParameterWithOptions("simple", "secret", chi.URLParam(r, "secret"), &secret, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "secret", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params EndSecretParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	} else {
+		err := fmt.Errorf("Header parameter Idempotency-Key is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "Idempotency-Key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.EndSecret(w, r, secret, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListSites operation middleware
 func (siw *ServerInterfaceWrapper) ListSites(w http.ResponseWriter, r *http.Request) {
 
@@ -3545,6 +3858,18 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/freezes/{freeze}/lift", wrapper.LiftFreeze)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/secrets", wrapper.ListSecrets)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/secrets", wrapper.CreateSecret)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/secrets/{secret}", wrapper.GetSecret)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/secrets/{secret}/end", wrapper.EndSecret)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/images", wrapper.ListImages)
@@ -9236,6 +9561,700 @@ func (response SetProjectMembers503ApplicationProblemPlusJSONResponse) VisitSetP
 	return err
 }
 
+type ListSecretsRequestObject struct {
+	Params ListSecretsParams
+}
+
+type ListSecretsResponseObject interface {
+	VisitListSecretsResponse(w http.ResponseWriter) error
+}
+
+type ListSecrets200JSONResponse SecretPage
+
+func (response ListSecrets200JSONResponse) VisitListSecretsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSecrets400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListSecrets400ApplicationProblemPlusJSONResponse) VisitListSecretsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSecrets401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response ListSecrets401ApplicationProblemPlusJSONResponse) VisitListSecretsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSecrets403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ListSecrets403ApplicationProblemPlusJSONResponse) VisitListSecretsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSecrets429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ListSecrets429ApplicationProblemPlusJSONResponse) VisitListSecretsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSecrets500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListSecrets500ApplicationProblemPlusJSONResponse) VisitListSecretsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSecrets503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListSecrets503ApplicationProblemPlusJSONResponse) VisitListSecretsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSecretRequestObject struct {
+	Params CreateSecretParams
+	Body   *CreateSecretJSONRequestBody
+}
+
+type CreateSecretResponseObject interface {
+	VisitCreateSecretResponse(w http.ResponseWriter) error
+}
+
+type CreateSecret201ResponseHeaders struct {
+	Location string
+}
+
+type CreateSecret201JSONResponse struct {
+	Body    Secret
+	Headers CreateSecret201ResponseHeaders
+}
+
+func (response CreateSecret201JSONResponse) VisitCreateSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSecret400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSecret400ApplicationProblemPlusJSONResponse) VisitCreateSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSecret401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSecret401ApplicationProblemPlusJSONResponse) VisitCreateSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSecret403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSecret403ApplicationProblemPlusJSONResponse) VisitCreateSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSecret404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSecret404ApplicationProblemPlusJSONResponse) VisitCreateSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSecret409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSecret409ApplicationProblemPlusJSONResponse) VisitCreateSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSecret413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSecret413ApplicationProblemPlusJSONResponse) VisitCreateSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSecret415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSecret415ApplicationProblemPlusJSONResponse) VisitCreateSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSecret422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSecret422ApplicationProblemPlusJSONResponse) VisitCreateSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSecret429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSecret429ApplicationProblemPlusJSONResponse) VisitCreateSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSecret500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSecret500ApplicationProblemPlusJSONResponse) VisitCreateSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSecret503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response CreateSecret503ApplicationProblemPlusJSONResponse) VisitCreateSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSecretRequestObject struct {
+	Secret PathSecret `json:"secret"`
+}
+
+type GetSecretResponseObject interface {
+	VisitGetSecretResponse(w http.ResponseWriter) error
+}
+
+type GetSecret200JSONResponse Secret
+
+func (response GetSecret200JSONResponse) VisitGetSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSecret400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetSecret400ApplicationProblemPlusJSONResponse) VisitGetSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSecret401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response GetSecret401ApplicationProblemPlusJSONResponse) VisitGetSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSecret403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetSecret403ApplicationProblemPlusJSONResponse) VisitGetSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSecret404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetSecret404ApplicationProblemPlusJSONResponse) VisitGetSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSecret429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetSecret429ApplicationProblemPlusJSONResponse) VisitGetSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSecret500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetSecret500ApplicationProblemPlusJSONResponse) VisitGetSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSecret503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetSecret503ApplicationProblemPlusJSONResponse) VisitGetSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndSecretRequestObject struct {
+	Secret PathSecret `json:"secret"`
+	Params EndSecretParams
+}
+
+type EndSecretResponseObject interface {
+	VisitEndSecretResponse(w http.ResponseWriter) error
+}
+
+type EndSecret200JSONResponse Secret
+
+func (response EndSecret200JSONResponse) VisitEndSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndSecret400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response EndSecret400ApplicationProblemPlusJSONResponse) VisitEndSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndSecret401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response EndSecret401ApplicationProblemPlusJSONResponse) VisitEndSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndSecret403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response EndSecret403ApplicationProblemPlusJSONResponse) VisitEndSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndSecret404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response EndSecret404ApplicationProblemPlusJSONResponse) VisitEndSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndSecret409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response EndSecret409ApplicationProblemPlusJSONResponse) VisitEndSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndSecret413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response EndSecret413ApplicationProblemPlusJSONResponse) VisitEndSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndSecret415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response EndSecret415ApplicationProblemPlusJSONResponse) VisitEndSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndSecret422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response EndSecret422ApplicationProblemPlusJSONResponse) VisitEndSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndSecret429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response EndSecret429ApplicationProblemPlusJSONResponse) VisitEndSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndSecret500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response EndSecret500ApplicationProblemPlusJSONResponse) VisitEndSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndSecret503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response EndSecret503ApplicationProblemPlusJSONResponse) VisitEndSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListSitesRequestObject struct {
 }
 
@@ -11018,6 +12037,18 @@ type StrictServerInterface interface {
 	// SetProjectMembers Replace the members of a project
 	// (PUT /v1/projects/{project}/members)
 	SetProjectMembers(ctx context.Context, request SetProjectMembersRequestObject) (SetProjectMembersResponseObject, error)
+	// ListSecrets List secrets
+	// (GET /v1/secrets)
+	ListSecrets(ctx context.Context, request ListSecretsRequestObject) (ListSecretsResponseObject, error)
+	// CreateSecret Store a secret of a project
+	// (POST /v1/secrets)
+	CreateSecret(ctx context.Context, request CreateSecretRequestObject) (CreateSecretResponseObject, error)
+	// GetSecret Show what is known of a secret, never its payload
+	// (GET /v1/secrets/{secret})
+	GetSecret(ctx context.Context, request GetSecretRequestObject) (GetSecretResponseObject, error)
+	// EndSecret End a secret
+	// (POST /v1/secrets/{secret}/end)
+	EndSecret(ctx context.Context, request EndSecretRequestObject) (EndSecretResponseObject, error)
 	// ListSites List sites
 	// (GET /v1/sites)
 	ListSites(ctx context.Context, request ListSitesRequestObject) (ListSitesResponseObject, error)
@@ -11994,6 +13025,118 @@ func (sh *strictHandler) SetProjectMembers(w http.ResponseWriter, r *http.Reques
 	}
 }
 
+// ListSecrets operation middleware
+func (sh *strictHandler) ListSecrets(w http.ResponseWriter, r *http.Request, params ListSecretsParams) {
+	var request ListSecretsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListSecrets(ctx, request.(ListSecretsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListSecrets")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListSecretsResponseObject); ok {
+		if err := validResponse.VisitListSecretsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateSecret operation middleware
+func (sh *strictHandler) CreateSecret(w http.ResponseWriter, r *http.Request, params CreateSecretParams) {
+	var request CreateSecretRequestObject
+
+	request.Params = params
+
+	var body CreateSecretJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateSecret(ctx, request.(CreateSecretRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateSecret")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateSecretResponseObject); ok {
+		if err := validResponse.VisitCreateSecretResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetSecret operation middleware
+func (sh *strictHandler) GetSecret(w http.ResponseWriter, r *http.Request, secret PathSecret) {
+	var request GetSecretRequestObject
+
+	request.Secret = secret
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetSecret(ctx, request.(GetSecretRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetSecret")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetSecretResponseObject); ok {
+		if err := validResponse.VisitGetSecretResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// EndSecret operation middleware
+func (sh *strictHandler) EndSecret(w http.ResponseWriter, r *http.Request, secret PathSecret, params EndSecretParams) {
+	var request EndSecretRequestObject
+
+	request.Secret = secret
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.EndSecret(ctx, request.(EndSecretRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "EndSecret")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(EndSecretResponseObject); ok {
+		if err := validResponse.VisitEndSecretResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListSites operation middleware
 func (sh *strictHandler) ListSites(w http.ResponseWriter, r *http.Request) {
 	var request ListSitesRequestObject
@@ -12267,132 +13410,144 @@ func (sh *strictHandler) RebootWorkspace(w http.ResponseWriter, r *http.Request,
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H39cts4kviroPjbqv3dLm3FHic34/yVycdsbpOJN04qVzeTiyGyKWJNAVwAtKy4XHVPcw92T3KFBsAP",
-	"iaQoRVbsPf1lmSSABtDfjW7cBJGY5oID1yo4vQlSoDFI/Pk8pVkGfALmnxhUJFmumeDBafApZVFKtLgE",
-	"TpgiM8o1xIdBGKgohSk1DfQ8h+A0UFoyPglub8Pg5Qc6We7qQwrkCqRighOREJ0C0Snjk5AkQpLXycFb",
-	"qqPU9C3hHwWTEAenWhbQP9YbEVE7wDLoIKEahjC1bt/vQcv5s0SDXO79HCLBY0W0IDPKNBlDIsxwcm7G",
-	"ohPKeHOZpoyzaTENTh+FfijGNUxABrdmsJxKOgXtt6SQSsj2RbzgcK0v/BrmdAJu9EPyixAxETyb45qa",
-	"14pOgURmfyWhPCYJyzRIAxoz/f2jADkPwoDTqYEossM24KbXb4BPdBqcPj46NnBqDdK0/c/fnh38Bz34",
-	"+ujgpy8Hn//0hyBsWcNXON6zyO9R26jUvu0Y9clJc1A34uHB5z/3Dfl6SidwrqmGrmEVvqyP+gcJSXAa",
-	"/L9RRSoj+1aNav1Vg7wb/x0i3TWAsG875nV0/GM39O8KHYlpJ+jCvR4KvO+uGuBMij7Qc/d66ADnWVEH",
-	"/5zxqHvd8WW950TIKdXBaRBTDQea4cy6luac9WwpW2NHF2D+yDXLujou8OXGMH8S8lLlNNomQi70aQZ7",
-	"HcM0Fxp4NP8rzJe5xzM+JxY2MqUxOCbBFDFcEZQmNBMcQkLJx4+vX+BruKbTPIOSYVixUcFcG/LAjNnH",
-	"YReRf8q4///HLsZyeNpJ568TlBjtTNLIIKJTqsmMKpJRpYkC4CERklz86eKQvIFEE1HoENkk5WoG0oi4",
-	"k+MfuyfrhNSaJP2GTVknpWX4st5hDAktMh2cPn4Umt6t2Dh+9CishMhRixAJg3dJiRRdw83KD/p2qg/v",
-	"Pr55/QJHO6M6fUE1VVBNLqc6rQaL3dtNhyop1Az1SgJ8hY6REvtyK3NCTt8xDsN32xvmFcs6p2RebTpS",
-	"2flfGY+rIXkM110zw3d945Ucj3H95CQI+1UaO+K7HCRtyP7mqKJ83zfysvg/+HxzFD45uW3nDGbkM5B1",
-	"qmsOm9uXW9nHRUm6MFIpSLdAAg3R1xzHSb4tDLLMQpojbZGD/M3wpiZSLrCr7WMljvkrzNrFBgcjBrQE",
-	"IIp9hacoHMxDpQlLSOaERpf+zGEWDAPuqBu4d1ncqfdl8YaL0TPeOfsK7atRroMxc3IprsBaNkqvuzCm",
-	"k29YmVszaZULrgDNo59p/N6qLOa/SHANHH/SPM+YtQhHuRTjDKZ//ruy7GcYcp7ZVnbQ5SXxmhJTZEoz",
-	"MwtjD9+GwXPBk4xFOwXoV6FJLpRi4wwI49bgM9qg1XwYgmkMUaOICjlmcQx81ytWOg8mQsRPCdOKpCKL",
-	"QZIpnRMuNIkFaqEI5mtuOD3NdgnluZiC9RGMpbgEkoJ0lF/udkw0ZJkis5RFKQL6q9CvRMHjHS+nBLOU",
-	"XBBVRKnzbJRqvLXzEbwziQ4KZlq+oiyDnQL6WpOUKhKllE8gJmjxGXRs6OJLcL4v+doOIXUqPRI0U4rx",
-	"CcL1QYg3VFo9cJfUMhbx3MCihSCZAcBD85byueN5aqdACUGmlM+fop/L8Pea5xA9ZAeli6xtCPf1qOZM",
-	"w1E+clroVEj2dbcb/quwHAktQcE9q1TIiQyLQvJfmOenT58OnhU6Ba4NYLBqspVH1c/1irKMjjP4Pnyt",
-	"nCNADDGJBdj5WrP3KdFyXvkst7W/uRQRKLXrWX/kBh4tRByix5NpElFuZju2xPSRqyLPhdQQv4WY0Q+o",
-	"bXwfMhcJoVzo1Cid89zAd+u1JNyAZ0XM9EuuJXpzcmnsJc2sEkRLp+qCBRQGVA91UYWBAQW7iy0XptlZ",
-	"bRirYS5PADjijPJcPaUqhTgkM6ZTkoNUpiMSU03NR5GYTpmemhU6rGBw/tHbMIhEDK0TYd44WNIXF3XE",
-	"MMiAJu16rAV2PNfW5YU/lkEfUwVPTp6SmSEWxUBpenAFkiVzjHsoMgbFYiCUSIiA5fqwbTkNFF9Ml8ug",
-	"/IwDtLYSpSN5+VUOnPGJ6t6jlkaLoRCqUZ+p7YP7TbQInQIhFJBZKlAtk0CRcgwBzVKWgVMmL6Ex7WoH",
-	"ReWwHuSIDkvLuA18WSn3y9Z9Zf78VtqH1FjYZRyhdLxXfvJqWxyiOMT/3DIXJLoz5wRq0hzTMG3+6Jtt",
-	"jXpvy3GolBT/53A9ZIY4UBuYzwVXTKHr9UwKkSxDi5jdBHcwRi5DOxtIh8Laryu/XJiotW2tBe0Ab5t1",
-	"zePYnGwkgWqIv6zD+6JCaREz2s5FWdz6WDOdtXMrF94csKlmqrafqlUdnLA+nZ5leI5fdbOGhGYKwkUk",
-	"joc5hGpTrTm5vSO6dHqHvQuxEMnrbThklXoWYxsk69HrDuj15XWeUV56Q5tQJjTSw6F8RaNWECeea3bw",
-	"f3xPFGWx0TyYVpAlVmSjhqg0nUBoTUsjGMWMiEQb693ac2MhNMQkkWKKdvyVyIoptLIPv1gtgMxEkcVk",
-	"Ahak0p1IJgJPA1iRI4zSRmJBWLuYlZAUyroJluW9USd8fBzNTfwaYiIhA6qgo0fzzmurzU5fXoGcE7NH",
-	"6LuoKzFjITKg3PSAy7fc+C9iRhIqaxuQWpUITgnVGpQ22kfBMxFdml9G9s5DkqDVbqwUpUWeo2HaArbS",
-	"PfZIV6wwDFShcuAx1FlcbSqzuhO4H+Hr/mAfwaytZX2o0KG5Q482IkHMXqYOdt2GTBZJpvQS1ROzM61L",
-	"hFvWPk/rnlzs2YYHQuJUlJBg2CckNM8lZYpmod3IkHDxxYaezD4hbrUBMEvnq9cRQfHA2jatC1SGwb5d",
-	"/HUIuEvGV0oIC4aNLoVBxhIz9nje2l+e0aj7rQSqOsyYEreBF1OzRhm7QmUOh6stT03y0KyAgQIY5+mb",
-	"lIBUWFzBvVIc2+XYSBqvv9rVitUP5wwRy35xllmmKsYO1ZHlGGR8SiiJUpabR4yTTMxAHkRUAUnh2hBa",
-	"bfQfVo6+sAHta9+9tH91q+QxwZqYQVgLsFXRZh+ldUExM4lWZLFdb0NtcFR5B1pDGY1eMP5zjMd0UtVG",
-	"2rBr09FlwuR0RiUMjj33sBjGmZbxWj1dguSQrdXEc/cWnjMxlpPsnuwgsVo/ExYGRo+KJZ3x9j7bOJDj",
-	"+Z7h1DZgJcfBsTdiOH5V1tLp24RVJ1j+VENzXJXS48dP2lc7pY+PjttfuejkuuakG63s2/XUC/Mik3Eo",
-	"V6JrjQba2An2sw1uYmn+rpjJ+aJUjSVN7AkFTxVBWDKYoIbY7bPmUVYY02wHToh13YHrO+I2RTfviHKB",
-	"7rq7qceZ8bYFVS67JJ0CecWidtTr5nQiW1j8lYvsVIHVeOY/LDUpO1jbRBvngBYk2QS+KHuauuWYtYsc",
-	"KoLskAluLCXNMnwGHBX+SrqJwpocLWdAeDEdW8TYRDTGoCnLOgxa9CMbeBIhW5EKrZ9tauYeN+xUkHSN",
-	"bW6UIMhAt+OIC2SsYj7vrSq2wkM7SD6Wu16ZnRry4XzwXEPehqFrWKd1Rb9uqdYOOPtTtwhaAz3CBnL2",
-	"4vU22H5FJHfA+hf2ooZEsuDc9BUGBZ8xHtvfOZWXyP1VEUUYNkTzHU8StGFX7cS67xhbKhU4b82qHqoT",
-	"e99u2caVl7iDGjv0vonEFJeu1x10mYPI3UHOwWx2EHUtGL7WjdK2eIU/vT7wXPoSjbTZUW5aFY34Y/C1",
-	"VVqpqNpt/cW0WFNRrW3iEGd1yyb0NitKEKf0+rVtcuQUYf9v77YNAepb9qV3S2zH3Qu+DYbkKPIOuNGZ",
-	"hCRjk7SF3NeyWFOILpvzWUChUm63mLPXrc87VSlx2eZDbPfiicugVBra5r+4noP6RomEPbt5t69sKeWb",
-	"qsr7V8/JTyeP//UwWKQzH31fVG3mPkLu2HeIQXN7zJAWMdM2sH64jsL0jgNRwDUYvY6ORaH90bUOtzxI",
-	"KaTqdskXma7yPBJR8NiD6ILIeCS1HTtmKW3nv7MU5BDXN34W2n6GbPN2ojyMK01dglVzUQpZ5lZWRxdt",
-	"fH+WCrgCSWTBlT0oas2JdaM3WpBYEC5mHUEULedfaG/O5OGKQ9pW3BTK+Sjsd49/+qnW6uRRa7vuyKx2",
-	"Z3wWANJ0nMFTPAaWm7XBgBeuDqIdwfcNE6OQbCXfxrdV5NLNpqSJnuhHLZfgzrz7UzCG0Jo2YSdTXNJU",
-	"aKStrhJlQnU76Vn85ZtVlgXvWb3Xapqr9RO75nccSW9b9bW1k8c1tF/amnVD9M09aDk0RWXGDAcB7qPF",
-	"BHTKIoUhWjzalUuhAU/dEOsvoplqWuQb7Wgdtp4te1ut6Rp7dlc7sTAfP0wP/FtR0RzHuAMd7W+F0HQZ",
-	"vsxnMzZR5uCITIFyRbjgTZbZ7aJrj7568aZCEglp/kg6/TJl49AdOFAhmbAJHc81KPI///XfbcwPzc0N",
-	"/HgOA521aufatjjvyxjcstakynO3M+CazKSozjV4CdqthfWoUp1yun+LsededdQnli1ARHMaMT0fjIwW",
-	"Y9r0noxeiXVlTgo002nPaRY82pF7S8Iqf4doJVtRVPBLLmbcK80JZZkZai3/aV43VPoJ0X9opgIwOOBv",
-	"vq1WqJx21za9YUp/K9PA7b5dwcC6GQPKtNa0zM+N9MzjtvTMMECv3qZuYKWp1N/uA+6hqfWdtT3Is6bH",
-	"FWe35uhLGlgO3odXefZmlGn7q8WdFwYFj4V3AcaCt/mP25HXDt6KJFUUYaEIgTsejiebrA1ySphSBciQ",
-	"UDKmMiSqGK99wCAMMK90AS8fHfxED9K/X055fqCvDr5+vjl+0o6WjbzX7Xggv0zYuIYYNcmHb600a9e+",
-	"WEwcl1NMtxtpfT5OGwZYD2LLgtq9osBr8Zvl6azWg23Orz+a0TZGxnjHWkyBqkJCTGw8Fk+uG2lqWrSu",
-	"jGsw9bWOlrvMaMGjlMRsAkorny6p3Pm8KZ2TlF5Bw3WwuY0kZhxkF4PoOQNP4/laG1idCxrIbUBegdwY",
-	"/xSbFpmhi/YeUirjGZVQNxKcGWG6JMz8dT10nKd0Wsm2zjwWebwmGffYKAPOHTmCqvECjwuV0VqjrPqK",
-	"LoShapC38dpyqhsZsXVOtSh2v5bnaIFHcp5rcJZfdfS3dNEcPfnhx5P+RO5wXZ9+xZPq5u3jxytlQcln",
-	"hjCldjvklZDEutsXZNHRAFm0ZpjAo/qgKg0tcngjbOxFpW0Yp5VIvQPzdLmmUiMq7jQgw0SR3ESeu3Bm",
-	"dRrZRs3tlygxaz/7o5XIPaNCMj0/N5O1qyNYHJm/Y6AS5CvPYP7t04cgXCrFRChGR11+vEjQC+mILRI8",
-	"YROUeVYzUv6UvuGaVmkijCMzpUXMgFtHLi48clGEoGJoqda5zUVkPBFd3nRXBameEUuJi+KaB5QTH0Ug",
-	"Trc9NV+gm5RcmLEuQpxH6eJnnFxYZfsidDUjrjVRGnJ8haXsDn/njfEjKiUDRS7+/cBlPB+8ji+euhQ0",
-	"baVTSxzid+47Ont3/gGTXRHmi4UiVRen6BE/PiGpKKSq6uRdwtyvs3uCeZoT0LWPHJCYLmvzHX/nPocT",
-	"Pz85PrbW/smjn1zynGmcMGnrRijNsoyMAQsFYmcQH5Kzjx+w0YuXb15+eInAkwufnX7xlFz86YJMzW9Q",
-	"6EaAK5C/o6ckRuAk4PzROJ6LQjq8KlN9M8DnRIGfgiInj05sTCfBSA9IwE99b+gAiYArG1SNgWuWMKMx",
-	"BM9yGqVwcHz4qKrxUXuGp4imUyrnwSlWxrCNaValeygiOFEplZiWoYDKKCVRJopYVTkgRhErMC2RGW3N",
-	"CB6779PD0sF+GthczbiWJHQaHB0+snCIHDjNWXAa/HB4hODmVKdIriNran8NTm9uw2A0BS1ZpNx/yDn8",
-	"q6ujESLaCANvuWA2lj2xgqwsYvQ6Dk6DX0A/r75aKFxy/OjRQqqxhms9yjPKFpKLFxnOUlLnM/L8+PyM",
-	"VBCR/6/YhENs9hD+BVOdT+xwbTy6BGtUK6aCTY5WN2kk72OjH1Y3qiqQYIuT1S3KGhumwfFPqxss1km4",
-	"DYPHQ5agrDqCDX4YtABlRv9tA9tfgY7SenUctylRHSc0nSgMlhikCj7fNnDMMDMnbh2CLVQwsP0iPzkk",
-	"Z41ca8NeUjHjLUnXTSx9w5Qu01PNaM0KpL+1L0D1ychVKL0NV35py98N+LBRK3Tw9++8RjDw+8pjPnSA",
-	"Mmd5YANb/XLw57bw5O3nlayiXpVgvWoEVUZzKyPJqaszco/5xQMhf0NXNaXEUtYQch/d4BHi2z65Ussn",
-	"X5dcq/J/d49oLuO9vfKFOzKyF07fAzvPMaWXN9TmNfFz5IpfdIons8momehMTA5yKYxp430IWs5JwWOQ",
-	"dQlZicanC3U37Dkno5yKJPHuvnayeO/AulPC2FhZs6XjXNWQPe5/X8XMbYQtvjOQCK5zIbtx/lxLoFNF",
-	"AK1PVxuHx1tD8pc4POJ5sBb3vj7g8TIHL12fY8apnfwQBLaLsFcUtoKOdkttCYRUZEAyMVmFhZmYjG6M",
-	"+Xq7aJcim1WjqCoJ02ufLlaOWZdplnVKByi5ZcHVO1U8lqbUgcO4UHsW/H1w/gxLyKJ7ESvvSTBMRQNH",
-	"Px260FaRgEN05pMO+9B8ITNxIyR3qsFANMdSuneK5wtz2mP5vcZyr17YOrz2MhqJ5306kDzyhSNVxeFd",
-	"REd1orqxOV/4j+7cj3OX2F0v5LT3VOzAUxFXaOMxsnz0+TYMcqE6TDx3p9AYIjEFZVN0ffmyZQXWBqZf",
-	"VGlMa+Howr0mFgVx5X52xSu3iX0uiH7bDEVqWcDtEuofbXvwNrS3AMULtVnrN1/1FWYtv8Oe77M8GEA3",
-	"ZZV10+Doh0GEZus4Y4PHQybSUh0Wyfp4SON60dsHxAzeu9IPhHqWQKqyhC2cYUE0jW7cr1735abkX79o",
-	"Zhfip0urcnPc61Xf0XlZ4mcvXtqabP0a0yv3zYNWmGoVrPb60g70paREGo98/km3tnSuRe5dg64AJToH",
-	"JXCY0ay8q0OLIkpBdSlPr/wVV/dSd2oUwNux6uSLry0TwCspvgLfK057xenOogq2+id1SQ21mqFOKpXF",
-	"Q/HQs5BYUrGVfzRl1+jG/ujVqDbkCbXr9HYgnbrUKTu/vTb1XbWp8uLEwfg4ylhiM9CctFtUrZJtoGW4",
-	"mWDbI/L2EHkvVr6nspnoQdSJlZhqzmJMYFKjG1Qzb0dwBY3XKIv67aLX9pN7cx6wXmT1TiMrZfXOvSW1",
-	"A0uKeTTzqO0edNtRzwgWKiWaXoIiOpUAJGEZqFOXGBgSW6fVXXRvK7V2mVOvXXbMvbSm6sV9d2xMudqz",
-	"Q73QLz/QySpDCr+5DfeG115Cbo+JvMuBE+pYgk91W+IlDbE3usG/vRbVZmyhujb87kVUlxaKc9uYOm/3",
-	"Vtj3s8L4mgg8csW561bYoqwsg7FE0XmZ4W5T20UWk0uYq6eEY004nYIvyjBLBanqgLvbd5pU8swO/s2U",
-	"cr9MvD1t7Q3DB8AwHPFtwDNQVR7dmD8oAfOi42SHratFJRCFx5rBKtRjs/8Qe2WbPDkhb9nPpc59/PiJ",
-	"/d8r3uQIHxySj3kmaIzZrhPKOJGAF+solxWbtajotkl1l8SdcpnyY3dtyGq2lGBS7hrav4g06AO7nBsc",
-	"xV6l/e+SC1YJ0r54ikvu8Du5Z5EbscgBTKvlTvcHw11/XG965VXwD4g1W6ZFKFICJpcQf7PKQBbtFa8e",
-	"vY4TyymFtHrdzBfDQ/ZuuPYheSXF1DzjROCZ07m/ANvex7/Mbv3pn71Kt+dXe5Xu+529W1un8zczdTOM",
-	"XwVWNWHKHz2JiRbGEExqTGKZI3xyHe85wp4j7DnCrjmCp74hHMFWLuvMxHZ3dBkGgKrCRIAijGuBSoMr",
-	"Um2VFXdypUxctbXP3Du8CaSFT6Ti2fR1cIck+7aTXm0Gwj4mtz1H5Cy1aGFLR6F+OReFUSprCDiFCvlK",
-	"ZBhYraa1DM27qpN7EHR+l9Sq1t2lLGpeHfZgY87/rJ55DFIbYqhw3LLC+i1yniZqdNBCG6Ob8vdtJ53Y",
-	"wnUc3W1YHg/9LK7ktYaQaIaV7+nEnh62RfVa62FU98htorjVbqHbCfp3sfdyWnsK+L6xKVFDpz6EtzpC",
-	"/+GiM/fNvTldVFYDu0tcr93Itj9btAO2nZdY5vHVP1mR01rGTJ1P2+fCZaBVTR/G+6KctlwoMOa0vZAA",
-	"s5PaihRJyh3u39cjR/VrGnd85MhfM7hMGr/Yeyb3Z472hvyDNOQRf0vzuZUfNYXn6Mb+6D2jtCEjMcqd",
-	"J7W7l3adpUlKT8LezfbgskXWx+MR2BvLB3unhbSJkRC7QoErfdUvebwFirhfjuo9De0l3MMoY8fjYXzB",
-	"qssrrEP/0YPOya/f7rg393Zh7lVoU+Kff1Q3+NrSQM7Ki1Pup1XWuJx213aZ943sk0H2ySD3mg1YdKxi",
-	"mO2cYEEUjW7cr35ja0MGgbrlTpyL3VTqSkGa13tl8WEaXBvh8wjvXl9pdjknp/dk1q2wfovruel+K4Rx",
-	"z6yuPSnt7a4HIvEMCW7OIGqX4Ls8kCaFn5eCz1+yf9dkvnZOxUak7Wez47SKPWPZZ0/ssydWnILGrLDO",
-	"Y4m9HE4xvaKqyTl+cYckXt7N3+byyTIs/6X2Xp/teX2U21GPFfb/JkqMbsyf7kNXf8ELIMvDsRpvBkeP",
-	"EiQZm6SaJIYpPSURzWnENIYqqLrESxZnrYevzu1tu+sLS2x4p+qtHaFdBNlbvve23ne09bBAYHnqz95N",
-	"ikf9PPINQ/ZRibydDPHMf3GPkbWEsQ1j7WFJvDipWjFh72ncY/F3EuAFd+4EzztRfCNWczHrRt7qSuBO",
-	"Pv3eXRBslAIFVkmo3ySMjgwmy0hAWGZJ2u9plrWfPf9UjX3/jiQOv29Ur3Hd6MK96XdKxM3b5PfBsB2o",
-	"RbM6RnuKqz3sPgH5HiIh7WXiVS8ogJSmUrs7PqynPcnE7JAYxcHf2Y63gIwhEdI8m+uU8QmBa6a0Ik61",
-	"MnR/ShKRZWLWPFrfVaTtU+2s/b2Mz5UArhOhO97NIfpnUQS5hvhpc61JhnuCG6IhV//01bH3bs0HGMhr",
-	"y7JpcLEl5WF0U/6+tcwtAw3LbO65nOdaHKhUgmN2lzC3+WmhDXlImIorMJqDvAIZErMLIbkSWWF4nE+P",
-	"lKD0IXluKyuMgRQ8Fm13d75AODbnZEbdrqWkretK3XOevd+zze/5f8GnaElvCDcJO+P/WyPcnejZXe6d",
-	"crL7GMOD9A19mzgcUaNyH0gYC6H7ikYqpHdiPrMVI7kYi3juXJ6JkEQVKsf7Wg0XnwD3Cjz5kDJFMpZ4",
-	"Bo/fKcP1TTPBwfZaMycosQC1VJg04L630N69uFx5wGAvNff6+l5fby9Hiba8oW5Ly87nZ5kExDUOsRnj",
-	"gus8o4x3X7xP5woZjL1eK6GRY1wUtXp/3RYHo+vPUtCpzShJRRarkMzSeYgsaZYKElFOEnbdWvP2pYXj",
-	"QSgDCCvvza0366T2jvLvdvO/wSUyS1mU2q3wR/E8vhr03IxgVsl4exkdCm+zACGhcmr/53Cta/TadPzZ",
-	"0q1PS3O5kbHFszlxBYU4zOpaQUulQQPeLo3hvXTfS/e9dN/0TI7V2QeYH6YdRIVkeo50LFgcBae/fTYE",
-	"Z/1olr4LmQWnwQgJ0fW05KATPGExcM1oRq6Y1AXNyJRGKeOgbLgX79WP5NwQFBZpcN65IAw4nUJwWofO",
-	"cInmCG8En+CcQltqZzzHv1XrWnmT5dY+GFlGG71LkEl/cqnqqTyrtNzPi+ZFy/VuykIUtZ7KW26Xe/qU",
-	"CizsXyhwUsUXrijFTHWKygPmMvSWe3vm7gL4oyJKi9qq+Munlpv8YlDUXenTexuPWWrPa8t+XUm75W6x",
-	"Jkcmiri2DDZ43PEtVoSrvp1Cx4eZmCBYTCuzMiKpDUCL2EVr29sxG+Z+fnx+RnQmJgcaK+9mdC6K2qTw",
-	"aUc39pKuP5JYCBkSI2tRDBi5aTQBPMww47WtFy7QvHC7qcCI99g5paeCMy2wangNkVVw+/n2fwMAAP//",
+	"7H3tcts6luCroLhT1bs9tBX7Opkb51c6N7nj7eTGEyeVre3OxhB5JKJNARwAtKy4XLVPsw+2TzKFA4Af",
+	"EklRiizbM/xlmSSAA+B8n4OD2yASs0xw4FoFp7dBAjQGiT/fJDRNgU/B/BODiiTLNBM8OA2+JixKiBZX",
+	"wAlTZE65hvgwCAMVJTCjpoFeZBCcBkpLxqfB3V0YvP1Mp6tdfU6AXINUTHAiJkQnQHTC+DQkEyHJ2eTg",
+	"A9VRYvqW8O85kxAHp1rm0D3WexFRO8Aq6CChHIYwtWnfn0DLxeuJBrna+wVEgseKaEHmlGkyhokww8mF",
+	"GYtOKeP1ZZoxzmb5LDh9FvqhGNcwBRncmcEyKukMtN+SXCohmxfxksONvvRrmNEpuNEPye9CxETwdIFr",
+	"al4rOgMSmf2VhPKYTFiqQRrQmOnv33OQiyAMOJ0ZiCI7bA1uevMe+FQnwenzo2MDp9YgTdv/87fXB/+b",
+	"Hvx4dvDy+8G3P/9TEDas4Tsc73Xk96hpVGrftoz64qQ+qBvx8ODbP3cNeTajU7jQVEPbsApfVkf9JwmT",
+	"4DT4b6OSVEb2rRpV+isH+Tj+B0S6bQBh37bM6+j413boP+Y6ErNW0IV73Rd43105wLkUXaBn7nXfAS7S",
+	"vAr+BeNR+7rjy2rPEyFnVAenQUw1HGiGM2tbmgvWsaVsgx1dgvkL1yxt6zjHl1vD/FXIK5XRaJcIudSn",
+	"GewshlkmNPBo8VdYrHKP13xBLGxkRmNwTIIpYrgiKE1oKjiEhJIvX85+w9dwQ2dZCgXDsGKjhLky5IEZ",
+	"s4vDLiP/jHH//69tjOXwtJXOzyYoMZqZpJFBRCdUkzlVJKVKEwXAQyIkufzz5SF5DxNNRK5DZJOUqzlI",
+	"I+JOjn9tn6wTUhuS9Hs2Y62UluLLaocxTGie6uD0+bPQ9G7FxvGzZ2EpRI4ahEgYfJwUSNE23Lz4oGun",
+	"uvDuy/uz33C0c6qT36imCsrJZVQn5WCxe7vtUAWFmqHeSYAf0DLSxL7cyZyQ07eMw/Dd7oZ5x9LWKZlX",
+	"245UdP5XxuNySB7DTdvM8F3XeAXHY1y/OAnCbpXGjvgxA0lrsr8+qijed428Kv4Pvt0ehS9O7po5gxn5",
+	"HGSV6urDZvblTvZxWZIujVQI0h2QwAVEspXYlH25kznVZOzSMFbE7mA2q7yqPtIOWdW/GSZYx/4lvrh7",
+	"9Mcx/4B5s3ziYOSNlgBEsR/wCqWQeag0YROSOunUpqhzmAf9gDtqB+5jGrcqmGm85WJ0jHfBfkDzahTr",
+	"YOypTIprsCaU0psujOnkJ1bmzkxaZYIrQDvsLzT+ZHUj818kuAaOP2mWpcyanqNMinEKs3/+h7J8rh9y",
+	"nttWdtDVJfEqGVNkRlMzC2N434XBG8EnKYv2CtAfQpNMKMXGKRDGrWVp1E6rYjEE01i8RuMVcsziGPi+",
+	"V6zwUkyFiF8RphVJRBqDJDO6IFxoEgtUdxHMM25ECk33CeWFmIF1RoyluAKSgHSUX+x2TDSkqSLzhEUJ",
+	"AvqH0O9EzuM9L6cEs5RcEJVHiXOhFPaCdSggeOcSPSHMtHxHWQp7BfRMk4QqEiWUTyEmaFoadKwp/Stw",
+	"fir42h4hdbYDEjRTivEpwvVZiPdUWoVzn9QyFvHCwKKFIKkBwEPzgfKF43lqr0AJQWaUL16hQ83w94qL",
+	"El1xB4UvrmkI9/Wo4rXDUb5wmutESPZjvxv+h7AcCU1OwT2rVMiJDItC8l+a59evXw9e5zoBrg1gsG6y",
+	"pevWz/WaspSOU3gYvlbMESCGmMQC7Hytff2KaLkonaO72t9MigiU2vesv3ADjxYiDtG1yjSJKDezHVti",
+	"+sJVnmVCaog/QMzoZ9Q2HobMxYRQLnRilM5FZuC781oSbsDrPGb6LdcS3UaZNIaZZlYJooX3dsnUCgOq",
+	"+/rCwsCAgt3FlgvT9LwyjNUwVycAHHFGea6eUJVAHJI50wnJQCrTEYmppuajSMxmTM/MCh2WMDhH7F0Y",
+	"RCKGxokwbxys6IvLOmIYpEAnzXqsBXa80Na3hj9WQR9TBS9OXpG5IRbFQGl6cA2STRYYYFFkDIrFQCiR",
+	"EAHL9GHTchoovpsuV0H5Cw7Q2EoUHuvVVxlwxqeqfY8aGi3HXKhGfaayD+430SJ0CoRQQOaJQLVMAkXK",
+	"MQQ0T1gKTpm8gtq0yx0UpWe8l8c7LEzwJvBlqdyvuhFK8+dvhX1IjYVdBCwKD3/pkC+3xSGKQ/xvDXNB",
+	"ojt33qY6zTENs/qPrtlWqPeuGIdKSfF/Djd9ZogDNYH5RnDFFPp4z6UQk1VoEbPr4PbGyFVo5z3pUFj7",
+	"de2XSxO1tq21oB3gTbOuuDbrk40kUA3x9014X5QrLWJGm7koixsfa6bTZm7l4qg9NtVM1fZTtqqCE1an",
+	"07EMb/CrdtYwoamCcBmJ434OocpUK9507/EuvOth50IshQw7G/ZZpY7F2AXJevS6B3p9e5OllBdu1zqU",
+	"Exrp/lC+o1EjiFPPNVv4P74nirLYaB5MK0gnVmSjhqg0nUJoTUsjGMWciIk21ru158ZCaIjJRIoZ2vHX",
+	"Is1n0Mg+/GI1ADIXeRqTKViQCncimQpMO7AiRxiljcSCsGYxK2GSK+smWJX3Rp3wgXg0N/FriImEFKiC",
+	"lh7NO6+t1jt9ew1yQcweoe+iqsSMhUiBctMDLt9q438VczKhsrIBiVWJ4JRQrUFpo33kPBXRlfllZO8i",
+	"JBO02o2VorTIMjRMG8BWusMeaQtKhoHKVQY8hiqLq0xlXnUCdyN81R/sQ6WVtawOFTo0d+jRRCSI2avU",
+	"wW6akMkiyYxeoXpidqZxiXDLmudp3ZPLPds4REicihISjC+FhGaZpEzRNLQbGRIuvtsYl9knxK0mAObJ",
+	"Yv06IigeWNumcYGKeNvPi78WAXfF+FoJYcGwYawwSNnEjD1eNPaXpTRqfyuBqhYzpsBt4PnMrFHKrlGZ",
+	"w+Eqy1ORPDTNoacAxnn6JgUgJRaXcK8Vx3Y5tpLGm692uWLVLKA+YtkvzirLVPnYoTqyHIOMrwglUcIy",
+	"84hxkoo5yIOIKiAJ3BhCq4z+y9rRlzagee3bl/avbpU8JlgTMwgrkbwyrO3DwS4oZibRiCy2612oDY4q",
+	"70FrKMLeS8Z/hvGYVqraSht2bVq6nDA5m1MJvYPcHSyGcaZlvFFPVyA5pBs18dy9gedMjeUk2yfbS6xW",
+	"k8/CwOhRsaRz3txnEwdyPN8znMoGrOU4OPZWDMevykY6fZOwagXLp0/Ux1UJPX7+onm1E/r86Lj5lYtO",
+	"bmpOutGKvl1PnTAvMxmHcgW6VmigiZ1gP7vgJpbm74uZXCxL1VjSic1Q8FQRhAWDCSqI3TxrHqW5Mc32",
+	"4ITY1B24uSNuW3TzjigX6K66mzqcGR8aUOWqTdIpkNcsaka9dk4n0qXFX7vIThVYj2f+w0KTsoM1TbSW",
+	"cLQkyabwXdm07YZ8bhc5VATZIRPcWEqapfgMOCr8pXQTuTU5GnJAeD4bW8TYRjTGoClLWwxa9CMbeCZC",
+	"NiIVWj+71Mw9btipIOka29woQZCCbsYRF8hYx3w+WVVsjYe2l3wsdr00OzVk/fnghYasCUM3sE6rin7V",
+	"Uq1kUvv0XgSthh5hDTk78XoXbL8kkntg/Ut7UUEimXNu+gqDnM8Zj+3vjMor5P4qjyIMG6L5jpkETdhV",
+	"SY33HWNLpQLnrVnXQ5ka+POWbVx6iVuosUXvm0o8S9P2uoUuMxCZyxjtzWZ7UdeS4WvdKE2Ll/s0+Z4J",
+	"8Cs00mRHuWmVNOLz7SurtFZRtdv6u2mxoaJa2cQ+zuqGTehslhcgzujNmW1y5BRh/2/ntvUB6mf2pXNL",
+	"bMftC74LhuQo8h640bmEScqmSQO5b2SxJhBd1eezhEKF3G4wZ28an7eqUuKqyYfY7MUTV0GhNDTNf3k9",
+	"e/WNEgl7dvNuXtlCytdVlU/v3pCXJ8//5TBYpjMffV9WbRY+Qu7Yd4hBc5tmSPOYaRtYP9xEYfrIgSjg",
+	"GoxeR8ci1z51rcUtD1IKqdpd8nmqywMlE5Hz2IPogsiYktqMHfOENvPfeQKyj+sbPwttP322eTdRHsaV",
+	"pu4kV31Rclkc4ixTF218f54IuAZJZM6VTRS15sSm0RstSCwIF/OWIIqWi++083Dm4ZokbStucuV8FPa7",
+	"5y9fVlqdPGts1x6Z1S7HZwkgTccpvMI0sMysDQa8cHUQ7Qi+r5kYuWRr+Ta+LSOXbjYFTXREPyqHFu7N",
+	"uz8DYwhtaBO2MsUVTYVG2uoqUSpUu5Oexd9/WmVZ8p5Vey2nuV4/sWt+z5H0plXfWDt5XkH7la3ZNERf",
+	"34OGpCkqU2Y4CHAfLSagExYpDNFialcmhQbMuiHWX0RTVbfIt9rRKmwdW/ahXNMN9uy+dmJpPn6YDvh3",
+	"oqI5jnEPOtq/5ULTVfhSf2yyjjIHR2QGlCvCBa+zzHYXXXP01Ys3FZJISPNH0tn3GRuHLuFAhWTKpnS8",
+	"0KDI//+//6+J+aG5uYUfz2Ggs1btXJsW51MRg1vVmlSRdzsHrslcijKvwUvQdi2sQ5VqldPdW4w9d6qj",
+	"5Qm2HeRUdUeRuizzGJSWedRcOMKnURg+VPmwSKYIiTA6JZrIO/LCdXoK2lwBnWmNmVBMC9kSc3LH+1bS",
+	"HBSQK1gQpYUEm4BCmA7JXNIsa5lsL/+c3fbCOadtfZBW5WkjL0JxILGYclgoRnS6ZdDLAryVqN7UmUAX",
+	"qaDx6nYcGfr99ejlMbH8h3GXOFzjeeZdPUJ+9OzlcT3/7STsxJ4+UNYRqsdWw3QGXFeRrVcaoEWMjfr3",
+	"SLNBo1b3x1pc8rvVjjO7kLWOS96DqK0vxNLR6mo5l2oJhoNvt8/Co+N/aTptXXTZ7ki0bt52j6I/bLwk",
+	"EWhGI6YXvRfNahFNtnBKr8WmdkgCNNVJR4Yjpvtl3rtkHQKHOE87/5xfcTHn3pEyoSw1Q20UU8uqzqtu",
+	"5cx/aKYC0DsJzHxbrlAx7UbUYRreM6V/GrmZbgg598dgwyoaawJ8q9UGOG7BVg3Z1qFBpanUPx8X7NCz",
+	"NlcdOpBnwygczm7D0Ves8qwg+DLaM6dM218NIZ4wyHksfFgoFrwpptiMvHbwRiQpI8tLFXDckSHMdrV+",
+	"qVPClMpBhoSSMZUhUfl446SzMMBaA0t4+ezgJT1I/nE149mBvj748e32+EUzWtZqIewmKvV9ysYVxKhY",
+	"Q/jWWjjNFjmLieNyRiAebhr3sqHhzSC2LKg5Uga8EtNfnc5634itA+HT9ZrGSBlvWYsZUJVLiInN0cHT",
+	"TMbCMi0aV8Y1mPlCe6tdpjTnUUJiNgWllT9Cr1zO9owuSEKvoeZO3t5vJuYc5BYGBI0XG21gmSvak9uA",
+	"vAa5Nf4pNstTQxfNPSRUxnMqoeo4cq4l0yVh5q/roSXH3mklu8qDz7N4QzLu8Fv1yEV1BFXhBR4XSouo",
+	"QlnVFV1KTahA3sRri6lubS15TrUsdn8UZyuAR3KRaXDewPI4SOG2P3rxy68n3cU9wk1Ns5InVV2ez5+v",
+	"lQUFn+nDlJp9U++EJDYEe7hs3q2XRRsad/0ttGY5vBU2dqLSLoyoUqTegx21WtCvlinlNCDDRJHcRJa5",
+	"FJfyhIrNpLJfosSs/OzOYEHuGeWS6cWFmaxdHcHiyPwdA5Ug33kG8z+/fg7ClTqAhGLGjKuZIiYYmXLE",
+	"Fgk+YVOUeVYzUv7kluGaVmkijCMzpXnMgNvgHi48clGEoGRoidaZPZ/O+ES0RVhdCb5qlQRKXGaPeUA5",
+	"8ZFl4nTbU/MFhs7IpRnrMsR5FGFfxsmlVbYvQ1dH6EYTpSHDV1hH9fDvvDZ+RKVkoMjl/zpwVTAOzuLL",
+	"V+5YsrbSqSE2/XfuOzr/ePEZCyAgzJdLFRIvTzFKenxCEpFLVRZpvYKFX2f3BM/uT0FXPnJAYgkFewb+",
+	"79yf68fPT46PrQf45NlLd6DaNJ4waWsJKc3SlIwBq9RiZxAfkvMvn7HRb2/fv/38FoEnl75iyeUrcvnn",
+	"SzIzv0GhaxmuQf4dvecxAicB54/G8ULk0uFVUf4hBXxOFPgpKHLy7MTG+ScY/QcJ+KnvDZ3iEXBlE21i",
+	"4JpNmNEYgtcZjRI4OD58VtZ9qjzDzNLZjMpFcIrVkmxjmpZHABURnKiESjyqp4DKKCFRKvJYlecCjSKW",
+	"41F1ZrQ1I3jsvs8Oi6DraWDP78eVg6OnwdHhMwuHyIDTjAWnwS+HRwhuRnWC5DqypvaP4PT2LgxGV2M1",
+	"un42ssf0lp7l6IioPJGgRC4jGN2Wnqq70a0hAfOHTu/c9zPQkkXK/Yf8yA94feQGQ/mvKk8NUo8w8SMT",
+	"zHqJplZoFtX6zuLgNPgd9Jvyq6XCWcfPni2VutBwo0dZStlScYtl5rZSVOA1eXN8cU5KiMh/V2zKITb4",
+	"Av8DS22c2OGa5EEB1qhSzAubHK1vUiseg41+Wd+orICFLU7WtyhqPJkGxy/XN1iu03MXBs/7LEFR9Qob",
+	"/NJrAYqKMnc1ynoHOkqq1dncpkRVnNB0qjBYb5Aq+HZXwzHDOJ1odwi2VEHH9ou865Cc12p9GFaWiDlv",
+	"KPpRx9L3TOmiPIIZrV5q+2/NC1B+MnKluO/CtV/aOq89PqwVxe79/UevffT8vozY9h2gqJnRs4Et89z7",
+	"c1th+e7bWlZRrYqzWTWcsqJGIyPJqKtz9Yj5xRMhf0NXFQXIUlYfch/d4hGWuy65Uqlnsim5lnVu7x/R",
+	"XMWV5spLLmVxEE4PgZ0XWFKC11T0DfFz5IovtYons8momehUTA8yKYwZ5f0VWi5IzmOQVQlZisZXS3Wf",
+	"bJ6tUYTFZOJdi81k8cmBda+EsbWyZkuXuqpVA+4/rGLmNsIWf+tJBDeZkO04f6El0JkigJauq83G450h",
+	"+VscHvE82Ih73xzweJWDl2kSjNMymr8Oge0iDIrCTtDRbqktwZOIFEgqpuuwMBXT0a0xle+W7VJks2oU",
+	"lSXJOu3T5cplmzLNok52DyW3KPh9r4rHypRacBgXamDBD4Pz51jCHF2ZWPlVgmEqGjj6BNFdt44EHKIz",
+	"f+i9C82XTsZvheRONeiJ5ljK/V7xfGlOA5Y/aiz36oWtA29vXZMA7Uge+cLFFc+jix6pVlQ3Nudv/qN7",
+	"9+PcJ3ZXCwkOnoo9eCriEm08RhaPvt2FQSZUi4nnLs8bQyRmoGyJCF8+c1WBtUHw38pjtBvh6NIFXhYF",
+	"ceX+4oon7xL7XMD+rh721DKHuxXUP9r14E1obwGKl2qDV6947CoMXnyHPT9medCDbopbPkyDo196EZq9",
+	"RwAbPO8zkYbq5EjWx30aV4uuPyFm8MmVHiLUswRSlsVt4AxLoml06351ui+3Jf/qjWr7ED9tWpWb46BX",
+	"PaDzssDPTry0NUG7NaZ37psnrTBVKigO+tIe9KVJgTQe+fyTdm3pQovMuwZdAWR0DkrgMKdpcVeUFnmU",
+	"gGpTnt75uxwfpe5UK8C6Z9XJF/9cJYB3UvwAPihOg+J0b1EFW32augMUlZrVTioVxasxwVpILOnbyD/q",
+	"smt0a390alRb8oTKvbF7kE5t6pSd36BNPag2VdwQ3BsfRymb2NNuTtotq1aTXaBluJ1gGxB5d4g8iJWH",
+	"VDYnuhd1YiXAirMYD0up0S2qmXcjuIbaa5RF3XbRmf3k0eQDVot832tkpagePVhSe7CkmEczj9ruQbsd",
+	"9ZpgoWyi6RUoohMJQCYsBXXqDiGGxNYJR+vKVwpvM6fO3EmcR2lNVYvL79mYcrXP+3qh335ur03hDSn8",
+	"5i4cDK9BQu6OiXzMgBPqWII/VrfCS2pib3SLfzstqu3YAiYRWsK5dxHVpoXi3LamzrvBCns4K4xviMAj",
+	"dzlE1QpblpVFMJYouihO09tj9CKNyRUs1CvCsSapTsAXgJgngpT3ULjb3+pU8toO/tOU8rhMvIG2BsPw",
+	"CTAMR3xb8AxUlUe35g9KwCxvyeywddWoBKIwrRmsQj02+w+xV7bJixPygf2l0LmPn7+w/3vFmxzhg0Py",
+	"JUsFjfFk7ZQyTiTgxW7KncBNG1R026S8y+heuUzxsbu2aj1bmuAB4A20fxFp0Ad2ObdIxV6n/e+TC5aH",
+	"sX2hFne4w+/kwCK3YpE9mNa5xFpcWEPkna2C8GS466+bTe+Tx/gnxJot0yIUKQEPlxB/s1dPFu0Vrw69",
+	"jhPLKYW0et3cF95D9m649iF5J8XMPONEYM7pgkSUc6FJlFA+bWC3PvtnUOkGfjWodA+Xe7exTudvBmxn",
+	"GH8IrKDClE89iYkWxhCcVJjEKkf46joeOMLAEQaOsG+O4KmvD0f4x/yqEt+zNdNaz2W7GyMNO0DFYSqw",
+	"grYWqEK4KxOs6uLyWIpjrLbqmnuH91I1cI1EvJ6dBfdIwB9aqdeeRxgidLtzS84Tixa2aBVqmwuRGxWz",
+	"go4zKFGxQIaetWsai9J8LDt5BCHoj5NKvbz7lEz1iyyfbAT6P6ufHkPWhhhKHLessHqnqaeJCh000Mbo",
+	"tvh910ontmQeR+cbFuZDr4srtq0hJJrhPSx0anOJbTm/xuoY5a2m26hxlTtR94L+bey9mNZAAQ8bqRIV",
+	"dOpCeKsjdKcanbtvHk2uUVEb7D5xvXI/6JBptAe2nRVY5vHVP1lzwrWIoDoPtz8Zl4JWFX0Yby902nKu",
+	"wBjX9ioEPKvUVLJIUu5w/7EmIFUvDd5zApK/9HaVNH63tx4PGUiDWf8kzXrE38J8buRHdeE5urU/OjOW",
+	"tmQkRrnzpHb/0q61UEnhSRicbk/u7MjmeDwCHm/kqxbSHpOE2JUNXOu5fsvjHVDE43JbDzQ0SLinUdSO",
+	"x/34glWX11iH/qMnfUK/etfwYO7tw9wr0abAP/+oavA1HQo5L65seZxWWe2q9H3bZd43MhwNGY6GPGo2",
+	"YNGxjGE2c4IlUTS6db+6ja0tGQTqlntxLrZTqSsMaV4PyuLTNLi2wudRlAoFa80u5+T0nsyqFdZtcb0x",
+	"3e+EMB6Z1TWQ0mB3PRGJZ0hwewbhEn8qp0LqFH5RCL4P7sv7JvONT1hsRdp+Nns+ZDEwluEsxXCWYk1O",
+	"NJ4Ra01L7ORwCiK5rl72hfvmv1bqgZ314Ivaly9KFVjmsdU/6SpzYi88X9LH8cJTpolOpMinCXGXXrqw",
+	"yGV54+VILzIYaTq9DN1Np7b05IRGGo9+V65WtzdGo/rvb2aNzSD+MyC2XKW7I9xdME3+EDphfGpBZIq8",
+	"Pj/DQfDuQdsuowt7GmpKGT8kH7mriM/pDFSlyjBbKh3+J0W0IEoLaRPbMENZi6U7SrEr3wVNBYdXhPIF",
+	"sTe+MjOA5Rp/ai2naUnhsXr6LHQP4+hzK9PAIC7Mtvznr0M+WD5PyDNiOYXjtG06Qsl16yrC6Nb+6PT5",
+	"bckpjMnjSen+ZXqbMWHnNyTNPug5Cnt1+xUXc24x1O5K6MqvGAHo5OUmONudTHGmlc+miEFpKRYQl2f3",
+	"7W3jp4QLp2149cJI0ZmQcEgusVmOt/Fe2uMfZjYTKt0lekqTxF4zDI1pGDugm8flEGyntLc8NnJxkGuD",
+	"XNtpJoXyJNTOFJheU8/zAr+4T7JgGsxAjSZlmmLhazVYlTu0Kt2OFkiB/9dRYnRr/rQfMPpXoKlOioOg",
+	"aOpRzJ6AScqmiSYTwwdekYhmNGIaBQlVVxATLuaNB40MHmzH7dl913a1I7RoSEwPx+oeNq6JpfGLE26J",
+	"RU1j/Xvk64fsowJ5Wxniuf/iESNrAWOjpoG+HLwyuFwxkWurhQ1Y/CDO6pw7V53nnVbJN1jNxbwdeUun",
+	"Viuf/gQKqIwSkIoosA7xqi8MnYRMFllvYVEfyH5P07T5nPXXcuzH5wPv28ASY9+viynvoZp4MdbgbN+X",
+	"WjSvYrSnuMrDdpf7J4iEdA7vogEKIKWp1M5FbbPKJqmYH5LPhQ1N7P2XY5hYl/XCusbhhimtiFOtDN2f",
+	"kolIUzGvHyNvc09/rZwrf5Qe6gLATZzUx/s5MP46iiDTEL+qrzVJcU9wQzRkanBkDwb/40tabaooUeNi",
+	"K8rD6Lb4fWeZWwoaVtncG7nItDhQiQTH7K5gYWuxhDa9T8JMXIPRHOQ1yJCYXQhd2E8VpYAkKH1I3tia",
+	"gmMgOY8Fb/AB/oZwbM/JjLpdKb+yadrQwHmGHJ+mHJ//CvkzlvT6cJOwNe61M8Ldi57d5t4pJjvk0z1J",
+	"39DPicMRNSr3gYSxELrrugSF9E7MZy5RRYxFvHAuz4mQROUqA+4E5xS4V+DJ54QpkrKJZ/D4nTJc3zQT",
+	"HGyvFXOCEgtQw90KBtxPFtr7F5drY2eD1Bz09UFfb76IAW15Q92Wlp3PzzIJiCscYjvGBTdZShlvdQxe",
+	"0IVCBlPJ7kPGRVGr9xdN27S+eQI2M86l9oVknixCZEnzRJCIcjJhN423vby1cDwJZQBh5Z115Mw6qcFR",
+	"/kBBbYtLZJ6wKLFb4dNcPb4a9NyOYNbJeHsNOwpvswAhoXJm/+dwoyv0Wnf82QzWV4W5XKtOwtMFccVz",
+	"OcyrWkFDjX0D3j6N4UG6D9J9kO7bnj+xOnsP88O0gyiXTC+QjgWLo+D0b98MwVk/mqXvXKbBaTBCQnQ9",
+	"rTjoBJ+wGLhmNCXXTOqcpmRGo4RxUDbcSzkBHsmFISjMgHfeuSAMOJ1BcFqFznCJ+gjvBZ/inEJbVna8",
+	"wL9l60opz9XWPhhZRBu9S5BJf0qn7Kk4l7Paz28uc9+sDZbSLbspDgJUenKJ/k09fU0EXmmXK3BSpThY",
+	"4MVMmQ3sAXPVaFZ7e+1uwfuTIkqLyqr4a5dXm7hzRLXE4xD1MobhHw3K7JS9ltkeVSi79dlcq93+jkmZ",
+	"ttZ75/W2Zgc9Cy/6dTXiV7vFspapyOPK6tqYdMu3WFS9/HYGLR+mYurOjiizCmJSGYDmsQsCN7djNnr+",
+	"5vjinOhUTA80XmWT0oXIK5PCpy3d2OX9E4mFkCExIhylixHH/uyKmPMKRgkXv6539U5gIH3sfN0zwZkW",
+	"eA1XhT5UcPft7j8CAAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
