@@ -168,14 +168,7 @@ func ParseAttest(body []byte) (Attest, error) {
 func (r *reader) runtimeData(a *Attest) error {
 	_, err := r.members(true, []member{
 		{name: "nonce", read: func() (err error) { a.Nonce, err = r.text(maxNonce); return err }},
-		{name: "tee-pubkey", read: func() (err error) {
-			raw, err := r.raw()
-			if err != nil {
-				return err
-			}
-			a.Key, err = ParseTEEKey(raw)
-			return err
-		}},
+		{name: "tee-pubkey", read: func() (err error) { a.Key, err = r.teeKey(); return err }},
 	})
 	return err
 }

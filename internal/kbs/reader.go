@@ -336,7 +336,11 @@ func (r *reader) base64(enc *base64.Encoding, limit int) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return decode64(enc, s)
+	out, err := decode64(enc, s)
+	if len(out) > limit {
+		return nil, errLong
+	}
+	return out, err
 }
 
 // decode64 refuses what the standard decoder tolerates: line breaks inside, and

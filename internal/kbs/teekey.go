@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/big"
 )
 
@@ -47,14 +48,17 @@ var curves = []struct {
 // hashed from what is read here.
 func ParseTEEKey(jwk json.RawMessage) (TEEKey, error) {
 	if len(jwk) > maxKeyBytes {
-		return TEEKey{}, errors.New("reading tee-pubkey: " + errLong.Error())
+		return TEEKey{}, fmt.Errorf("reading tee-pubkey: %w", errLong)
 	}
 	var k TEEKey
 	err := read(jwk, func(r *reader) (err error) {
 		k, err = r.teeKey()
 		return err
 	})
-	return k, err
+	if err != nil {
+		return TEEKey{}, fmt.Errorf("reading tee-pubkey: %w", err)
+	}
+	return k, nil
 }
 
 func (r *reader) teeKey() (TEEKey, error) {
