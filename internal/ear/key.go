@@ -1,6 +1,7 @@
 package ear
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -39,6 +40,10 @@ func ParseKey(der []byte) (Key, error) {
 	k, ok := parsed.(*ecdsa.PrivateKey)
 	if !ok || k.Curve != elliptic.P256() {
 		return Key{}, errors.New("reading a token key: not a key on P-256")
+	}
+	// One key has one text; the library lets bytes behind it pass.
+	if again, err := x509.MarshalPKCS8PrivateKey(k); err != nil || !bytes.Equal(again, der) {
+		return Key{}, errors.New("reading a token key: not as this package writes it")
 	}
 	return Key{private: k}, nil
 }
