@@ -47,6 +47,7 @@ func FuzzParseAttest(f *testing.F) {
 			answered(t, err)
 			if err == nil {
 				_, err = a.ReportData(a.Nonce, e, "")
+				answered(t, err)
 				if err != nil && !e.SVSM && a.Nonce != "" {
 					t.Error(err)
 				}

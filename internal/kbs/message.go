@@ -193,21 +193,25 @@ func (a Attest) Evidence(tee string) (Evidence, error) { return ParseEvidence(te
 
 // ReportData is what the report has to carry for this nonce and key, in the
 // dialect that the evidence came in. nonce is the session's own; h is the digest
-// that its challenge selected.
-func (a Attest) ReportData(nonce string, e Evidence, h Hash) ([64]byte, error) {
-	if nonce == "" || a.Nonce != nonce {
-		return [64]byte{}, AttestFailed(errors.New("the nonce is not that of the session"))
-	}
-	if !e.SVSM {
+// that its challenge selected, empty for none. Its error is an *Error.
+func (a Attest) ReportData(nonce string, e Evidence, h Hash) (data [64]byte, err error) {
+	switch {
+	case nonce == "" || a.Nonce != nonce:
+		err = errors.New("the nonce is not that of the session")
+	case !e.SVSM:
 		if h == "" {
 			h = SHA384
 		}
-		return Binding(nonce, a.Key, a.Additional, h)
+		data, err = Binding(nonce, a.Key, a.Additional, h)
+	case a.Additional != "":
+		err = errors.New("additional evidence, which SVSM's digest does not bind")
+	default:
+		data, err = SVSMBinding(nonce, a.Key)
 	}
-	if a.Additional != "" {
-		return [64]byte{}, AttestFailed(errors.New("additional evidence, which SVSM's digest does not bind"))
+	if err != nil {
+		return [64]byte{}, AttestFailed(err)
 	}
-	return SVSMBinding(nonce, a.Key)
+	return data, nil
 }
 
 // TokenJSON is the answer to a good attestation.

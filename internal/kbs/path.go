@@ -18,8 +18,9 @@ type Path struct {
 	Collapsed bool
 }
 
-// ParsePath reads a path as it stands in the request line, before any decoding of
-// percent signs: no segment may hold one. Its error is an *Error.
+// ParsePath reads a path as it stands in the request line (EscapedPath, without
+// the query), before any decoding of percent signs: no segment may hold one. Its
+// error is an *Error.
 func ParsePath(path string) (Path, error) {
 	rest, ok := strings.CutPrefix(path, Prefix)
 	if !ok || len(path) > maxPath || rest != "" && rest[0] != '/' {
