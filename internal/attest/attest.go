@@ -5,17 +5,22 @@ import "fmt"
 // TEE names the kind of hardware that made the evidence.
 type TEE string
 
-// SEVSNP is AMD SEV-SNP. A simulated report is one of these, too, signed under
-// roots that only development builds can load; Result.Simulated says so.
-const SEVSNP TEE = "sev-snp"
+const (
+	// SEVSNP is AMD SEV-SNP. A simulated report is one of these, too, signed under
+	// roots that only development builds can load; Result.Simulated says so.
+	SEVSNP TEE = "sev-snp"
+	// TDX is Intel TDX.
+	TDX TEE = "tdx"
+)
 
 // Evidence is what a guest sends. Nothing in it is believed before it is proved.
 type Evidence struct {
 	TEE TEE
-	// Report is the raw attestation report, 1184 bytes for SEV-SNP.
+	// Report is the raw attestation report, 1184 bytes for SEV-SNP, or the quote
+	// of TDX.
 	Report []byte
-	// Certificates may hold the VCEK as DER, PEM or AMD's certificate table. It
-	// is a hint: any other certificate in it is ignored.
+	// Certificates may hold the VCEK or VLEK as DER, PEM or AMD's certificate
+	// table. It is a hint: any other certificate in it is ignored.
 	Certificates []byte
 	// EventLog belongs to TEEs with run-time measurements; SEV-SNP has none.
 	EventLog []byte
@@ -43,6 +48,10 @@ type Check struct {
 	// Source says where the expectation comes from: "code", "policy",
 	// "certificate" or "collateral".
 	Source string `json:"source"`
+	// Section is the place in the vendor's document on which the check rests.
+	Section string `json:"section,omitempty"`
+	// Advice is what an operator does next; only a failed check has it.
+	Advice string `json:"advice,omitempty"`
 }
 
 // Codes of refusals. They are stable: audit entries, metrics and the API use them.
@@ -65,13 +74,22 @@ const (
 	CodeChip        = "chip"
 	CodeTCB         = "tcb"
 	CodePlatform    = "platform"
+	CodeRevoked     = "revoked"
+	CodeTCBStatus   = "tcb_status"
+	CodeAttributes  = "attributes"
+	CodeServiceTD   = "service_td"
+	CodeRTMR        = "rtmr"
+	CodeEventLog    = "event_log"
+	CodeQE          = "qe"
+	CodeModule      = "module"
 )
 
 // Result is what a genuine report within policy says. It is only ever returned
 // when no check failed.
 type Result struct {
 	TEE TEE
-	// Product is AMD's product line: "Milan" or "Genoa" (with Bergamo and Siena).
+	// Product is AMD's product line: "Milan", "Genoa" (with Bergamo and Siena) or
+	// "Turin"; for TDX it is the FMSPC.
 	Product       string
 	ReportVersion uint32
 	// ReportID is fresh for each launch of a guest and the same in all its reports.
@@ -84,8 +102,25 @@ type Result struct {
 	Reported    TCB
 	Committed   TCB
 	Launch      TCB
-	// VCEK is the SHA-256 of the leaf certificate (DER) under which the report was proved.
+	// VCEK is the SHA-256 of the leaf certificate (DER) under which the report was
+	// proved: the chip's VCEK, or the provider's VLEK.
 	VCEK [32]byte
+	// VLEKProvider is the provider (CSP_ID) that holds the signing key; empty when
+	// the chip itself does.
+	VLEKProvider string
+	// PlatformInfo and Mitigations are what the firmware said at the report; the
+	// vectors exist since report version 5.
+	PlatformInfo       uint64
+	LaunchMitigations  uint64
+	CurrentMitigations uint64
+	// TCBStatus is "at-floor" for SEV-SNP, whose vendor publishes no list, and
+	// Intel's word for TDX. Advisories are the vendor's ids that came with it, and
+	// EvaluationNumber names Intel's data set.
+	TCBStatus        string
+	Advisories       []string
+	EvaluationNumber int
+	// TDX is set for TDX only.
+	TDX *TDXResult
 	// Simulated is true when the chain ends in a root made for a demonstration.
 	Simulated bool
 	Checks    []Check

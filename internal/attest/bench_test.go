@@ -15,7 +15,7 @@ func BenchmarkVerify(b *testing.B) {
 	s := sienaV5(b)
 	col := amd()
 	b.Run("P-384 alone", func(b *testing.B) {
-		leaf, err := parseVCEK(s.evidence.Certificates)
+		leaf, err := parseLeaf(s.evidence.Certificates)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -15,6 +15,7 @@ import (
 type chain struct {
 	leaf                *vcek
 	by                  *authority
+	issuer              *x509.Certificate
 	notBefore, notAfter time.Time
 	hot                 hotKey
 }
@@ -32,9 +33,13 @@ func proveChain(leaf *vcek, authorities []*authority, at time.Time) (*chain, err
 	}
 	var firstErr error
 	for _, a := range authorities {
+		issuer := a.issuer(leaf)
+		if issuer == nil {
+			continue
+		}
 		roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 		roots.AddCert(a.ark)
-		intermediates.AddCert(a.ask)
+		intermediates.AddCert(issuer)
 		_, err := leaf.cert.Verify(x509.VerifyOptions{
 			Roots:         roots,
 			Intermediates: intermediates,
@@ -43,16 +48,18 @@ func proveChain(leaf *vcek, authorities []*authority, at time.Time) (*chain, err
 			KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 		})
 		if err == nil {
-			notBefore, notAfter := a.window()
-			return &chain{
-				leaf: leaf, by: a,
-				notBefore: later(notBefore, leaf.cert.NotBefore),
-				notAfter:  earlier(notAfter, leaf.cert.NotAfter),
-			}, nil
+			ch := &chain{leaf: leaf, by: a, issuer: issuer, notBefore: leaf.cert.NotBefore, notAfter: leaf.cert.NotAfter}
+			for _, c := range []*x509.Certificate{a.ark, issuer} {
+				ch.notBefore, ch.notAfter = later(ch.notBefore, c.NotBefore), earlier(ch.notAfter, c.NotAfter)
+			}
+			return ch, nil
 		}
 		if firstErr == nil {
-			firstErr = fmt.Errorf("%s: %w", a.ask.Subject.CommonName, err)
+			firstErr = fmt.Errorf("%s: %w", issuer.Subject.CommonName, err)
 		}
+	}
+	if firstErr == nil {
+		firstErr = errors.New("no root vouches for keys of this kind")
 	}
 	return nil, firstErr
 }

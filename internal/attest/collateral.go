@@ -1,11 +1,13 @@
 package attest
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 )
 
@@ -19,6 +21,10 @@ type Collateral struct {
 	// VCEKs holds the certificates (DER) of registered chips under ChipKey. A
 	// report whose chip is here needs no certificate of its own.
 	VCEKs map[string][][]byte
+	// VLEKs holds providers' certificates (DER), for policies that name one.
+	VLEKs [][]byte
+	// TDX is what Intel says of its platforms; without it every quote is refused.
+	TDX *TDXCollateral
 }
 
 // ChipKey is the name of a chip in Collateral.VCEKs: CHIP_ID in lower-case hex.
@@ -28,6 +34,8 @@ func ChipKey(chipID []byte) string { return hex.EncodeToString(chipID) }
 // costs as much as a report, so it is done at loading and not with each verdict.
 type CRLs struct {
 	byRoot map[[sha256.Size]byte]*revocations
+	// raw holds the lists as they were published.
+	raw [][]byte
 }
 
 type revocations struct {
@@ -41,7 +49,9 @@ const (
 )
 
 // ParseCRLs reads revocation lists (DER), each of which must be signed by one of
-// the roots. Of two lists of one root the later wins.
+// the roots. Of two lists of one root the later decides until when they hold; what
+// one of them names stays revoked, for a revocation is never taken back, and
+// AMD publishes a list for VCEKs and one for VLEKs under the same root.
 func ParseCRLs(roots *Roots, lists ...[]byte) (*CRLs, error) {
 	if roots == nil {
 		return nil, errors.New("reading revocation lists: no roots")
@@ -66,12 +76,23 @@ func ParseCRLs(roots *Roots, lists ...[]byte) (*CRLs, error) {
 		for _, e := range list.RevokedCertificateEntries {
 			r.serials[e.SerialNumber.String()] = true
 		}
+		out.raw = append(out.raw, bytes.Clone(der))
 		key := sha256.Sum256(signer.ark.Raw)
-		if known := out.byRoot[key]; known == nil || r.thisUpdate.After(known.thisUpdate) {
+		if known := out.byRoot[key]; known == nil {
 			out.byRoot[key] = r
+		} else {
+			known.merge(r)
 		}
 	}
 	return out, nil
+}
+
+// merge takes in another list of the same root.
+func (r *revocations) merge(other *revocations) {
+	if other.thisUpdate.After(r.thisUpdate) {
+		r.thisUpdate, r.nextUpdate = other.thisUpdate, other.nextUpdate
+	}
+	maps.Copy(r.serials, other.serials)
 }
 
 func (r *Roots) signerOf(list *x509.RevocationList) *authority {

@@ -10,7 +10,7 @@ func (j *judgement) read(der []byte) *vcek {
 	if ch := j.cache.get(j.key(sha256.Sum256(der))); ch != nil {
 		return ch.leaf
 	}
-	v, err := parseVCEK(der)
+	v, err := parseLeaf(der)
 	if err != nil {
 		return nil
 	}
@@ -56,21 +56,29 @@ func (j *judgement) prove(leaf *vcek, line string) *chain {
 
 // revocation asks the list of the chain's root. A list that names one of the
 // certificates refuses even when the policy does not ask for lists, and even
-// after it expired.
+// after it expired or before it was published.
 func (j *judgement) revocation(ch *chain) {
 	list := j.col.CRLs.of(ch.by)
-	if list != nil && list.lists(ch.by.ask, ch.leaf.cert) {
-		j.fail(checkRevocation, "not revoked", "revoked", "a certificate of the chain has been revoked")
-		return
-	}
 	current := list != nil && list.covers(j.at)
 	switch {
+	case list == nil:
+		j.skip(checkRevoked, "there is no revocation list")
+	default:
+		j.judge(checkRevoked, !list.lists(ch.issuer, ch.leaf.cert), "not revoked", map[bool]string{true: "revoked", false: "not revoked"}[list.lists(ch.issuer, ch.leaf.cert)],
+			"a certificate of the chain has been revoked")
+	}
+	const expected = "a list valid at this time"
+	switch {
 	case current:
-		j.pass(checkRevocation, window(list.thisUpdate, list.nextUpdate))
+		j.judge(checkRevocation, true, expected, window(list.thisUpdate, list.nextUpdate), "")
 	case j.pol.Revocation == RevocationNotJudged:
 		j.skip(checkRevocation, "the policy does not ask")
+	case list == nil:
+		j.fail(checkRevocation, expected, "none", "there is no revocation list of this root")
+	case j.at.Before(list.thisUpdate):
+		j.fail(checkRevocation, expected, window(list.thisUpdate, list.nextUpdate), "the revocation list is from the future")
 	default:
-		j.fail(checkRevocation, "a list valid at this time", "none", "there is no revocation list for this time")
+		j.fail(checkRevocation, expected, window(list.thisUpdate, list.nextUpdate), "the revocation list has expired")
 	}
 }
 

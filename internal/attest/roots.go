@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -22,11 +23,21 @@ var (
 	turinPEM []byte
 )
 
-// authority is one root with the one intermediate that signs its VCEKs.
+// authority is one root with the intermediate that signs its VCEKs and, where
+// there is one, that which signs VLEKs.
 type authority struct {
 	line      string
 	ark, ask  *x509.Certificate
+	asvk      *x509.Certificate
 	simulated bool
+}
+
+// issuer is the intermediate that signs leaves of this kind; nil if there is none.
+func (a *authority) issuer(leaf *vcek) *x509.Certificate {
+	if leaf.provider != "" {
+		return a.asvk
+	}
+	return a.ask
 }
 
 // Roots are the authorities that may vouch for a report, by product line. The
@@ -63,7 +74,7 @@ func newRoots(all []*authority) *Roots {
 	h := sha256.New()
 	for _, a := range all {
 		r.lines[a.line] = append(r.lines[a.line], a)
-		for _, c := range []*x509.Certificate{a.ark, a.ask} {
+		for _, c := range a.certificates() {
 			sum := sha256.Sum256(c.Raw)
 			h.Write(sum[:])
 		}
@@ -94,12 +105,14 @@ func newAuthority(line string, bundle []byte) (*authority, error) {
 			a.ask = c
 		case "ARK-" + line:
 			a.ark = c
+		case "SEV-VLEK-" + line:
+			a.asvk = c
 		}
 	}
 	if a.ask == nil || a.ark == nil {
 		return nil, errors.New("reading chain: ASK or ARK is missing")
 	}
-	for _, c := range []*x509.Certificate{a.ask, a.ark} {
+	for _, c := range a.certificates() {
 		if err := c.CheckSignatureFrom(a.ark); err != nil {
 			return nil, fmt.Errorf("reading chain: %s under its root: %w", c.Subject.CommonName, err)
 		}
@@ -107,9 +120,44 @@ func newAuthority(line string, bundle []byte) (*authority, error) {
 	return a, nil
 }
 
-// window is the time in which both certificates are valid.
-func (a *authority) window() (notBefore, notAfter time.Time) {
-	return later(a.ark.NotBefore, a.ask.NotBefore), earlier(a.ark.NotAfter, a.ask.NotAfter)
+func (a *authority) certificates() []*x509.Certificate {
+	out := []*x509.Certificate{a.ark, a.ask}
+	if a.asvk != nil {
+		out = append(out, a.asvk)
+	}
+	return out
+}
+
+// known says whether a chain as AMD's service sends it is one of the roots'.
+func (r *Roots) known(bundle []byte) error {
+	if r == nil {
+		return errors.New("reading chain: no roots")
+	}
+	for len(bundle) > 0 {
+		var block *pem.Block
+		if block, bundle = pem.Decode(bundle); block == nil {
+			break
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return fmt.Errorf("reading chain: %w", err)
+		}
+		if !r.has(c) {
+			return errors.New("reading chain: a certificate is none of the roots'")
+		}
+	}
+	return nil
+}
+
+func (r *Roots) has(c *x509.Certificate) bool {
+	for _, as := range r.lines {
+		for _, a := range as {
+			if slices.ContainsFunc(a.certificates(), c.Equal) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func later(a, b time.Time) time.Time {

@@ -13,13 +13,15 @@ import (
 	spb "github.com/google/go-sev-guest/proto/sevsnp"
 )
 
-// Bits of the SNP ABI (AMD 56860): guest policy, key_info and platform_info.
+// Bits of the SNP ABI (AMD 56860): guest policy (§4.3) and key information (§7.3).
 const (
+	policyReservedOne    = 1 << 17
 	policyMigrationAgent = 1 << 18
 	policyDebug          = 1 << 19
+	policyKnown          = 1<<26 - 1
 	keyAuthorEnabled     = 1 << 0
 	keyMasked            = 1 << 1
-	platformAliasCheck   = 1 << 5
+	keyKnown             = 1<<5 - 1
 
 	signerVCEK = 0
 	signerVLEK = 1
@@ -49,28 +51,36 @@ func (j *judgement) snp(ev Evidence) *Result {
 	version := binary.LittleEndian.Uint32(ev.Report)
 	j.judge(checkVersion, slices.Contains(reportVersions, version), "2, 3 or 5", fmt.Sprint(version),
 		"this version of the report is not known")
+	field := reservedField(ev.Report, version)
+	j.judge(checkReserved, field == "", "zero", field, "a reserved field of the report is set")
 	r, err := abi.ReportToProto(ev.Report)
 	if err != nil {
 		// The library's text quotes the bytes that it did not like.
-		j.fail(checkLayout, "reserved fields zero", "", "a reserved field of the report is set, or the guest policy is malformed")
+		j.fail(checkLayout, "readable", "", "the report cannot be read")
 		return nil
 	}
 	j.pass(checkLayout, fmt.Sprintf("%d bytes", abi.ReportSize))
 	j.judge(checkSignatureAlgorithm, r.SignatureAlgo == abi.SignEcdsaP384Sha384, "1 (ECDSA P-384, SHA-384)",
 		fmt.Sprint(r.SignatureAlgo), "the report is not signed with ECDSA P-384 and SHA-384")
 
-	j.keyType(r)
+	signer := j.keyType(r)
 	j.guest(r)
+	j.platform(r.PlatformInfo)
+	j.mitigations(version, r.LaunchMitVector, r.CurrentMitVector)
 	res := &Result{
-		TEE:           SEVSNP,
-		ReportVersion: r.Version,
-		ReportID:      [32]byte(r.ReportId),
-		ChipID:        [64]byte(r.ChipId),
-		Measurement:   [48]byte(r.Measurement),
-		ReportData:    [64]byte(r.ReportData),
-		GuestPolicy:   r.Policy,
+		TEE:                SEVSNP,
+		ReportVersion:      r.Version,
+		ReportID:           [32]byte(r.ReportId),
+		ChipID:             [64]byte(r.ChipId),
+		Measurement:        [48]byte(r.Measurement),
+		ReportData:         [64]byte(r.ReportData),
+		GuestPolicy:        r.Policy,
+		PlatformInfo:       r.PlatformInfo,
+		LaunchMitigations:  r.LaunchMitVector,
+		CurrentMitigations: r.CurrentMitVector,
+		TCBStatus:          "at-floor",
 	}
-	leaf := j.leaf(ev, r)
+	leaf := j.leaf(ev, r, signer)
 	res.Product = j.product(ev.Report, version, leaf)
 	if res.Product == "" {
 		return nil
@@ -84,12 +94,54 @@ func (j *judgement) snp(ev Evidence) *Result {
 	return res
 }
 
-func (j *judgement) keyType(r *spb.Report) {
-	signer := r.SignerInfo >> 2 & 7
-	name := map[uint32]string{signerVCEK: "VCEK", signerVLEK: "VLEK", 7: "none"}[signer]
-	j.judge(checkKeyType, signer == signerVCEK, "VCEK", name, "the report is not signed with the key of the chip itself (VCEK)")
-	masked := r.SignerInfo&keyMasked != 0 || allZero(r.ChipId)
-	j.judge(checkMaskedChip, !masked, "", "", "the host hides the chip id")
+// reservedField names the first field in which a bit is set that this version of
+// the report does not define (AMD 56860 §7.3; §4.3 for the guest policy). Nobody
+// can say what such a bit would mean, so it refuses, signed as it may be.
+func reservedField(b []byte, version uint32) string {
+	le := binary.LittleEndian
+	word := le.Uint64(b[0x008:])
+	switch {
+	case word&policyReservedOne == 0 || word&^uint64(policyKnown) != 0:
+		return "guest policy"
+	case le.Uint64(b[0x040:])&^uint64(platformKnown) != 0:
+		return "platform information"
+	case le.Uint32(b[0x048:])&^uint32(keyKnown) != 0:
+		return "key information"
+	}
+	type span struct {
+		from, to int
+		name     string
+	}
+	spans := []span{{0x04c, 0x050, "4Ch"}, {0x18b, 0x1a0, "18Bh"}, {0x1eb, 0x1ec, "1EBh"}, {0x1ef, 0x1f0, "1EFh"}, {0x208, 0x2a0, "208h"}, {0x330, 0x4a0, "behind the signature"}}
+	if version < 3 {
+		spans = append(spans, span{0x188, 0x18b, "188h"})
+	}
+	if version < 5 {
+		spans = append(spans, span{0x1f8, 0x208, "1F8h"})
+	}
+	for _, s := range spans {
+		if !allZero(b[s.from:s.to]) {
+			return s.name
+		}
+	}
+	return ""
+}
+
+// keyType judges which key signed. A VLEK speaks for its provider's machines as a
+// whole, so it counts only under a policy that names the provider.
+func (j *judgement) keyType(r *spb.Report) (signer uint32) {
+	signer = r.SignerInfo >> 2 & 7
+	names := map[uint32]string{signerVCEK: "VCEK", signerVLEK: "VLEK", 7: "none"}
+	want, detail := uint32(signerVCEK), "the report is not signed with the key of the chip itself (VCEK)"
+	if j.pol.VLEKProvider != "" {
+		want, detail = signerVLEK, "the policy asks for a provider's key (VLEK)"
+	}
+	j.judge(checkKeyType, signer == want, names[want], names[signer], detail)
+	// A chip whose own key is masked cannot have signed with it; under a VLEK that
+	// is how the host is meant to be configured. The id may never be hidden.
+	masked := allZero(r.ChipId) || signer == signerVCEK && r.SignerInfo&keyMasked != 0
+	j.judge(checkMaskedChip, !masked, "", "", "the host hides the chip id, or the chip's own key")
+	return signer
 }
 
 // guest judges what the report says of the guest; most of it cannot be opened by
@@ -123,38 +175,36 @@ func (j *judgement) guest(r *spb.Report) {
 	registered := slices.ContainsFunc(j.pol.Chips, func(c []byte) bool { return bytes.Equal(c, r.ChipId) })
 	j.judge(checkChip, registered, fmt.Sprintf("one of %d registered", len(j.pol.Chips)), hex.EncodeToString(r.ChipId),
 		"the chip is not registered for this site")
-	if j.pol.RequireAliasCheck {
-		j.judge(checkAlias, r.PlatformInfo&platformAliasCheck != 0, "complete", "", "the firmware has not checked memory for aliases")
-	} else {
-		j.skip(checkAlias, "the policy does not ask")
-	}
 }
 
 // product finds the product line: from the processor's family and model in the
 // report, or, for version 2, which lacks them, from the certificate, whose
-// signature then proves it.
+// signature then proves it. Turin's firmware never wrote version 2: there its TCB
+// could be read as Genoa's.
 func (j *judgement) product(report []byte, version uint32, leaf *vcek) string {
+	const expected = "Milan, Genoa or Turin"
 	line := ""
-	if version == 2 {
+	if version < 3 {
 		if leaf == nil {
 			return ""
 		}
-		line = leaf.line
+		if line = leaf.line; line == Turin {
+			j.fail(checkProduct, "Milan or Genoa", line, "a version 2 report cannot be Turin's")
+			return ""
+		}
 	} else {
 		line = productLine(report[0x188], report[0x189])
 	}
 	switch line {
-	case Milan, Genoa:
+	case Milan, Genoa, Turin:
 		j.pass(checkProduct, line)
 		return line
-	case Turin:
-		// Its patch levels, certificates and roots are known here, but no genuine
-		// Turin report has been seen: nothing could show that the rules are right.
-		j.fail(checkProduct, "Milan or Genoa", Turin, "reports of Turin cannot be judged yet")
-	default:
-		j.fail(checkProduct, "Milan or Genoa", fmt.Sprintf("family 0x%x model 0x%x", report[0x188], report[0x189]),
-			"this processor is not known")
 	}
+	got := "the certificate's"
+	if version >= 3 {
+		got = fmt.Sprintf("family 0x%x model 0x%x", report[0x188], report[0x189])
+	}
+	j.fail(checkProduct, expected, got, "this processor is not known")
 	return ""
 }
 
@@ -199,20 +249,22 @@ func (j *judgement) patchLevels(r *spb.Report, res *Result) {
 		"the running firmware is older than what the machine has committed to")
 }
 
-// leaf picks the certificate to judge by: one of the registered chip's, else one
-// from the evidence; the first that names this chip and TCB, else the first at all.
-func (j *judgement) leaf(ev Evidence, r *spb.Report) *vcek {
+// leaf picks the certificate to judge by, of the kind of key that signed: one of
+// the registered chip's or provider's, else one from the evidence; the first that
+// names this chip and TCB, else the first at all.
+func (j *judgement) leaf(ev Evidence, r *spb.Report, signer uint32) *vcek {
 	var first *vcek
 	consider := func(ders [][]byte) *vcek {
 		for i, der := range ders {
-			if i == maxLeafCandidates || len(der) > maxCertificatesBytes {
+			if i == maxLeafCandidates {
 				break
 			}
 			v := j.read(der)
-			if v == nil {
+			if v == nil || (v.provider != "") != (signer == signerVLEK) {
 				continue
 			}
-			if tcb, ok := tcbFrom(r.ReportedTcb, v.line); ok && tcb == v.tcb && v.names(r.ChipId) {
+			chip := signer == signerVLEK || v.names(r.ChipId)
+			if tcb, ok := tcbFrom(r.ReportedTcb, v.line); ok && tcb == v.tcb && chip {
 				return v
 			}
 			if first == nil {
@@ -221,7 +273,11 @@ func (j *judgement) leaf(ev Evidence, r *spb.Report) *vcek {
 		}
 		return nil
 	}
-	best := consider(j.col.VCEKs[ChipKey(r.ChipId)])
+	registered := j.col.VCEKs[ChipKey(r.ChipId)]
+	if signer == signerVLEK {
+		registered = j.col.VLEKs
+	}
+	best := consider(registered)
 	if best == nil {
 		best = consider(splitCertificates(ev.Certificates))
 	}
@@ -229,7 +285,7 @@ func (j *judgement) leaf(ev Evidence, r *spb.Report) *vcek {
 		best = first
 	}
 	if best == nil {
-		j.fail(checkLeaf, "a VCEK for this chip and TCB", "none", "no readable certificate of the chip came with the evidence or is registered")
+		j.fail(checkLeaf, "a certificate for this chip and TCB", "none", "no readable certificate of the chip came with the evidence or is registered")
 		return nil
 	}
 	j.pass(checkLeaf, hex.EncodeToString(best.sum[:]))
@@ -247,9 +303,16 @@ func allOnes(b []byte) bool {
 // genuine judges the chain, its revocation, the signature, and that certificate
 // and report speak of the same chip and patch levels.
 func (j *judgement) genuine(report []byte, r *spb.Report, leaf *vcek, res *Result) {
-	res.VCEK = leaf.sum
-	j.judge(checkCertificateChip, leaf.names(r.ChipId), hex.EncodeToString(leaf.hwid), hex.EncodeToString(r.ChipId),
-		"the certificate belongs to another chip")
+	res.VCEK, res.VLEKProvider = leaf.sum, leaf.provider
+	if leaf.provider == "" {
+		j.judge(checkCertificateChip, leaf.names(r.ChipId), hex.EncodeToString(leaf.hwid), hex.EncodeToString(r.ChipId),
+			"the certificate belongs to another chip")
+		j.skip(checkProvider, "the chip itself signs")
+	} else {
+		j.skip(checkCertificateChip, "a VLEK names no chip")
+		// The name in the certificate is not echoed before the chain is proved.
+		j.judge(checkProvider, leaf.provider == j.pol.VLEKProvider, j.pol.VLEKProvider, "", "the policy names another provider, or none")
+	}
 	j.judge(checkCertificateTCB, leaf.tcb == res.Reported, leaf.tcb.String(), res.Reported.String(),
 		"the certificate is for other patch levels than the report")
 	ch := j.prove(leaf, res.Product)

@@ -31,7 +31,11 @@ func Verify(ev Evidence, col Collateral, pol Policy, at time.Time) (*Result, err
 
 // guarded is the boundary: whatever hostile bytes do below it ends in a refusal.
 func guarded(cache *chainCache, panics *atomic.Uint64, ev Evidence, col Collateral, pol Policy, at time.Time) (res *Result, err error) {
-	v := newVerdict()
+	table := snpTable
+	if ev.TEE == TDX {
+		table = tdxTable
+	}
+	v := newVerdict(table)
 	defer func() {
 		if p := recover(); p != nil {
 			// The panic value may quote evidence, so it goes nowhere.
@@ -40,17 +44,19 @@ func guarded(cache *chainCache, panics *atomic.Uint64, ev Evidence, col Collater
 			res, err = nil, v.refusal()
 		}
 	}()
+	j := judgement{verdict: v, cache: cache, col: col, pol: pol, at: at}
 	switch ev.TEE {
 	case SEVSNP:
 		v.pass(checkTEE, string(SEVSNP))
+		res = j.snp(ev)
+	case TDX:
+		v.pass(checkTEE, string(TDX))
+		res = j.tdx(ev)
 	default:
 		// Neither the name nor its length is echoed: it is the sender's.
-		v.fail(checkTEE, string(SEVSNP), "", "this kind of evidence is not known")
-		return nil, v.refusal()
+		v.fail(checkTEE, string(SEVSNP)+" or "+string(TDX), "", "this kind of evidence is not known")
 	}
-	j := judgement{verdict: v, cache: cache, col: col, pol: pol, at: at}
-	res = j.snp(ev)
-	if v.failed {
+	if v.failed || res == nil {
 		return nil, v.refusal()
 	}
 	res.Checks = v.checks

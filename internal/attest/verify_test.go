@@ -142,7 +142,7 @@ func TestCrossProduct(t *testing.T) {
 // can judge at all.
 func TestAgreesWithTheLibrary(t *testing.T) {
 	for _, s := range genuineSamples(t) {
-		leaf, err := parseVCEK(s.evidence.Certificates)
+		leaf, err := parseLeaf(s.evidence.Certificates)
 		if err != nil {
 			t.Fatalf("%s: %v", s.name, err)
 		}
@@ -156,7 +156,7 @@ func TestMadeUpCertificates(t *testing.T) {
 	m := milan(t)
 	for _, name := range []string{"milan-v2-vcek-invalid-legacy.der", "milan-v2-vcek-invalid-new.der"} {
 		m.evidence.Certificates = file(t, name)
-		if _, err := parseVCEK(m.evidence.Certificates); err != nil {
+		if _, err := parseLeaf(m.evidence.Certificates); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		_, err := Verify(m.evidence, amd(), m.policy, m.at)
@@ -170,7 +170,7 @@ func TestMadeUpCertificates(t *testing.T) {
 // TestTurin reads the one public Turin certificate, proves it under Turin's roots
 // and no others, and refuses a report that claims to be from there.
 func TestTurin(t *testing.T) {
-	leaf, err := parseVCEK(file(t, "turin-vcek.der"))
+	leaf, err := parseLeaf(file(t, "turin-vcek.der"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +320,7 @@ func TestCertificateForms(t *testing.T) {
 	for name, certificates := range map[string][]byte{
 		"DER": der, "DER, the second": append(bytes.Clone(turin), der...),
 		"PEM": block, "PEM chain": append(append([]byte("text\n"), milanPEM...), block...),
-		"table": table(vcekGUID[0]), "table, other byte order": table(vcekGUID[1]),
+		"table": table(leafGUIDs[0]), "table, other byte order": table(vcekGUID[1]),
 	} {
 		s.evidence.Certificates = certificates
 		if _, err := Verify(s.evidence, amd(), s.policy, s.at); err != nil {
