@@ -109,7 +109,7 @@ func (b *Broker) target(ctx context.Context, req door.ChallengeRequest) (target,
 type source struct {
 	workspace, site, secret string
 	object                  string // of the audit entry about a store that lies; empty for the workspace
-	epoch                   int // arming for which it is fetched: each boot proves anew that the store still has it
+	epoch                   int    // arming for which it is fetched: each boot proves anew that the store still has it
 	blobHash                []byte
 }
 

@@ -49,7 +49,7 @@ type leaseRow struct {
 // empty for a renewal. A refusal commits, too, with what it changes (a suspension).
 func (b *Broker) release(ctx context.Context, a *attempt, keys volumeKeys) (decision, error) {
 	var d decision
-	err := postgres.InTx(ctx, b.DB, func(tx pgx.Tx) error {
+	err := postgres.InBatches(ctx, b.DB, func(tx *postgres.Batches) error {
 		d = decision{id: newID()}
 		s, facts, err := b.readStanding(ctx, tx, a)
 		if err != nil {
@@ -77,7 +77,7 @@ func (b *Broker) release(ctx context.Context, a *attempt, keys volumeKeys) (deci
 
 // readStanding locks arm, volume and key, then reads the lease in a statement of its own: it must be seen as it is once
 // the locks are held, not as it was when the first statement began. The facts follow. All of it is one round trip.
-func (b *Broker) readStanding(ctx context.Context, tx pgx.Tx, a *attempt) (s standing, facts permit.FactSet, err error) {
+func (b *Broker) readStanding(ctx context.Context, tx *postgres.Batches, a *attempt) (s standing, facts permit.FactSet, err error) {
 	batch := &pgx.Batch{}
 	batch.Queue(`SELECT a.state, a.epoch, a.report_id, v.state, coalesce(v.header_hash, '')
 		FROM broker_arm a JOIN broker_volume v USING (workspace)
@@ -108,7 +108,7 @@ func (b *Broker) readStanding(ctx context.Context, tx pgx.Tx, a *attempt) (s sta
 			})
 	}
 	b.Facts.QueueFacts(batch, b.query(a), &facts)
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+	if err := tx.Send(ctx, batch); err != nil {
 		return standing{}, permit.FactSet{}, fmt.Errorf("locking the guest and reading the facts: %w", err)
 	}
 	return s, facts, nil
@@ -203,7 +203,7 @@ func judgeLease(a *attempt, s standing) (bool, string) {
 
 // unlock writes a release. The key is sealed inside the transaction, so that the ciphertext for redelivery commits with
 // everything else; without the broker's signature, which is made after the checkpoint, no guest acts on it.
-func (b *Broker) unlock(ctx context.Context, tx pgx.Tx, a *attempt, d *decision, s standing, checks []attest.Check, keys volumeKeys) error {
+func (b *Broker) unlock(ctx context.Context, tx *postgres.Batches, a *attempt, d *decision, s standing, checks []attest.Check, keys volumeKeys) error {
 	mode, life := door.Open, b.Lease
 	if s.headerHash == "" {
 		mode, life = door.Initialise, b.InitialiseLease
@@ -235,7 +235,7 @@ func (b *Broker) unlock(ctx context.Context, tx pgx.Tx, a *attempt, d *decision,
 }
 
 // renew gives the holder more time. It also acknowledges the grant: who renews has the key.
-func (b *Broker) renew(ctx context.Context, tx pgx.Tx, a *attempt, d *decision, s standing, checks []attest.Check) error {
+func (b *Broker) renew(ctx context.Context, tx *postgres.Batches, a *attempt, d *decision, s standing, checks []attest.Check) error {
 	d.lease = s.lease.id
 	batch := &pgx.Batch{}
 	if err := audit.Queue(batch, b.entry(a, d, "lease.renew", audit.Success, ""), &d.entry); err != nil {
@@ -254,7 +254,7 @@ func (b *Broker) renew(ctx context.Context, tx pgx.Tx, a *attempt, d *decision, 
 
 // refuse writes a refusal of genuine evidence. A second boot suspends the generation: renewals of the first are refused
 // from then on, so that its lease dies and a person can look.
-func (b *Broker) refuse(ctx context.Context, tx pgx.Tx, a *attempt, d *decision, s standing, checks []attest.Check, code string) error {
+func (b *Broker) refuse(ctx context.Context, tx *postgres.Batches, a *attempt, d *decision, s standing, checks []attest.Check, code string) error {
 	second := false
 	for i := range checks {
 		if checks[i].Code == codeSecondBoot {
@@ -296,7 +296,7 @@ func (b *Broker) refuseEvidence(ctx context.Context, a *attempt, verdict *attest
 		}
 		return r
 	}
-	err := postgres.InTx(ctx, b.DB, func(tx pgx.Tx) error {
+	err := postgres.InBatches(ctx, b.DB, func(tx *postgres.Batches) error {
 		batch := &pgx.Batch{}
 		if err := audit.Queue(batch, b.entry(a, &d, a.action(), audit.Refused, r.Code), &d.entry); err != nil {
 			return err
@@ -327,7 +327,7 @@ func (b *Broker) refuseWithoutEvidence(ctx context.Context, workspace string, r 
 func (b *Broker) entry(a *attempt, d *decision, action string, outcome audit.Outcome, code string) audit.Entry {
 	details := map[string]any{
 		"decision": d.id, "generation": a.challenge.Generation, "epoch": a.epoch,
-		"evidence": hexOf(evidenceDigest(a.evidence)), "policy": hexOf(a.policyHash[:]), "collateral": hexOf(a.collateral[:]),
+		"evidence": hexOf(evidenceDigest(a.evidence)), "policy": hexOf(a.policyHash[:]), "collateral": a.collateral.digest.String(),
 	}
 	if d.lease != "" {
 		details["lease"] = d.lease
@@ -352,9 +352,23 @@ func evidenceDigest(ev attest.Evidence) []byte {
 	return h[:]
 }
 
-// writeDecision adds the decision and the bytes that it rests on to batch, in which its audit entry is queued last of all
-// entries, and sends it: one round trip.
-func (b *Broker) writeDecision(ctx context.Context, tx pgx.Tx, a *attempt, d *decision, batch *pgx.Batch, outcome, code string, checks []attest.Check) error {
+// writeDecision is queueDecision, sent and committed in one round trip.
+//
+// Nothing in it needs a look before it commits: what its rows rest on was locked by readStanding, a refusal of evidence
+// rests on no row, and a second live lease breaks a unique index.
+func (b *Broker) writeDecision(ctx context.Context, tx *postgres.Batches, a *attempt, d *decision, batch *pgx.Batch, outcome, code string, checks []attest.Check) error {
+	if err := b.queueDecision(a, d, batch, outcome, code, checks); err != nil {
+		return err
+	}
+	if err := tx.Commit(ctx, batch); err != nil {
+		return fmt.Errorf("writing the decision: %w", err)
+	}
+	return nil
+}
+
+// queueDecision adds the decision and the bytes that it rests on to a batch in which its audit entry is the last of all
+// entries.
+func (b *Broker) queueDecision(a *attempt, d *decision, batch *pgx.Batch, outcome, code string, checks []attest.Check) error {
 	list, err := json.Marshal(checks)
 	if err != nil {
 		return fmt.Errorf("encoding the checks: %w", err)
@@ -370,6 +384,7 @@ func (b *Broker) writeDecision(ctx context.Context, tx pgx.Tx, a *attempt, d *de
 		return h[:]
 	}
 	keep(a.policyBody)
+	a.collateral.keep(b, batch)
 	report, certificates, log := keep(a.evidence.Report), keep(a.evidence.Certificates), keep(a.evidence.EventLog)
 	var lease, secret *string
 	challengeOutcome := "refused"
@@ -386,11 +401,8 @@ func (b *Broker) writeDecision(ctx context.Context, tx pgx.Tx, a *attempt, d *de
 			event_log, policy, collateral, report_data, judged_at, lease, secret, entry)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, `+audit.Appended+`)`,
 		d.id, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.req.Challenge, string(a.challenge.Purpose), outcome, code, list,
-		string(a.evidence.TEE), report, certificates, log, a.policyHash[:], a.collateral[:], a.reportData[:], a.judgedAt, lease, secret)
+		string(a.evidence.TEE), report, certificates, log, a.policyHash[:], a.collateral.digest[:], a.reportData[:], a.judgedAt, lease, secret)
 	batch.Queue(`UPDATE broker_challenge SET outcome = $2 WHERE id = $1`, a.req.Challenge, challengeOutcome)
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("writing the decision: %w", err)
-	}
 	return nil
 }
 

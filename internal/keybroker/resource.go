@@ -13,6 +13,7 @@ import (
 	"github.com/eosc-siesta/siestad/internal/audit"
 	"github.com/eosc-siesta/siestad/internal/door"
 	"github.com/eosc-siesta/siestad/internal/kbs"
+	"github.com/eosc-siesta/siestad/internal/postgres"
 )
 
 // purposeSecret is the purpose of a release through /kbs/v0. No challenge is ever made for it.
@@ -211,7 +212,7 @@ func judgeSecretsLease(a *attempt, s standing) (bool, string) {
 }
 
 // giveSecret writes a release of a secret, under the lease of the guest's own volume.
-func (b *Broker) giveSecret(ctx context.Context, tx pgx.Tx, a *attempt, d *decision, s standing, checks []attest.Check) error {
+func (b *Broker) giveSecret(ctx context.Context, tx *postgres.Batches, a *attempt, d *decision, s standing, checks []attest.Check) error {
 	d.lease = s.lease.id
 	batch := &pgx.Batch{}
 	if err := audit.Queue(batch, b.entry(a, d, a.action(), audit.Success, ""), &d.entry); err != nil {

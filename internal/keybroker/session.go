@@ -229,13 +229,14 @@ func (b *Broker) attest(ctx context.Context, a *attempt, more func(batch *pgx.Ba
 		if err := audit.Queue(batch, b.entry(a, &d, a.action(), action, code), &d.entry); err != nil {
 			return err
 		}
-		if err := b.writeDecision(ctx, tx, a, &d, batch, outcome, code, checks); err != nil || code != "" || more == nil {
+		if err := b.queueDecision(a, &d, batch, outcome, code, checks); err != nil {
 			return err
 		}
-		// The evidence is stored now, which the session points to.
-		rest := &pgx.Batch{}
-		more(rest, d)
-		return tx.SendBatch(ctx, rest).Close()
+		if code == "" && more != nil {
+			// After the decision, for what the session points to is stored with it.
+			more(batch, d)
+		}
+		return tx.SendBatch(ctx, batch).Close()
 	})
 	if err != nil {
 		return decision{}, fmt.Errorf("deciding about a guest of workspace %s: %w", a.challenge.Workspace, err)
