@@ -35,6 +35,7 @@ import (
 	"github.com/eosc-siesta/siestad/internal/authz"
 	"github.com/eosc-siesta/siestad/internal/door"
 	"github.com/eosc-siesta/siestad/internal/image"
+	"github.com/eosc-siesta/siestad/internal/keybroker"
 	"github.com/eosc-siesta/siestad/internal/openstack"
 	"github.com/eosc-siesta/siestad/internal/permit"
 	"github.com/eosc-siesta/siestad/internal/postgres/pgtest"
@@ -50,13 +51,16 @@ type rig struct {
 	log        *audit.Log
 	workspaces *fakeWorkspaces
 	broker     *fakeBroker
+	store      *keyStore
 	api, door  http.Handler
 	router     routers.Router
 }
 
-func newRig(t testing.TB) *rig {
+func newRig(t testing.TB) *rig { return newRigWith(t, setup{}) }
+
+func newRigWith(t testing.TB, s setup) *rig {
 	t.Helper()
-	r := &rig{t: t, db: pgtest.New(t), issuer: newFakeIssuer(t), broker: &fakeBroker{}}
+	r := &rig{t: t, db: pgtest.New(t), issuer: newFakeIssuer(t)}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	must(t, err)
 	r.log, err = audit.New(audit.Config{DB: r.db, Origin: "test.example/log", Signer: key})
@@ -67,10 +71,12 @@ func newRig(t testing.TB) *rig {
 	t.Cleanup(func() { cancel(); running.Wait() })
 	rules, err := authz.New()
 	must(t, err)
+	real, store := newBroker(t, r.db, r.log, s)
+	r.broker, r.store = &fakeBroker{Broker: real}, store
 	r.workspaces = &fakeWorkspaces{all: map[string]workspace.Workspace{}, ops: map[string]workspace.Operation{}}
 	r.server, err = New(Config{
 		DB: r.db, Logger: zap.NewNop(), Log: r.log, Authz: rules, Workspaces: r.workspaces, Permits: permit.New(r.db), Images: image.New(r.db),
-		Broker: r.broker, CursorKey: make([]byte, 32), Ready: func(context.Context) error { return nil }, Metrics: prometheus.NewRegistry(),
+		Broker: r.broker, Secrets: r.broker, Attestations: r.broker, CursorKey: make([]byte, 32), Ready: func(context.Context) error { return nil }, Metrics: prometheus.NewRegistry(),
 		Issuers: []Issuer{r.issuer.config()},
 		Sites: []Site{{
 			Name: "ifca", TEE: "sev-snp", Flavors: []string{"m1"},
@@ -168,7 +174,7 @@ func (r *rig) do(who person, method, path string, body any, options ...option) a
 		o(req)
 	}
 	handler := r.api
-	if strings.HasPrefix(path, "/v1/challenges") || strings.HasPrefix(path, "/v1/grants") || strings.HasPrefix(path, "/v1/guests") {
+	if strings.HasPrefix(path, "/v1/challenges") || strings.HasPrefix(path, "/v1/grants") || strings.HasPrefix(path, "/v1/guests") || strings.HasPrefix(path, "/v1/attestations") || strings.HasPrefix(path, "/kbs/v0") {
 		handler = r.door
 	}
 	w := httptest.NewRecorder()
@@ -443,7 +449,10 @@ func (f *fakeWorkspaces) Operations(_ context.Context, id string) ([]workspace.O
 func (f *fakeWorkspaces) Wake() {}
 
 // fakeBroker answers what the test says.
-type fakeBroker struct{ err error }
+type fakeBroker struct {
+	*keybroker.Broker // a real one, for everything but the native door
+	err               error
+}
 
 func (b *fakeBroker) Challenge(context.Context, door.ChallengeRequest, string) (door.Challenge, error) {
 	return door.Challenge{Challenge: "c1", Nonce: make([]byte, 32), ExpiresAt: "2026-11-23T00:00:00Z", BrokerKey: make([]byte, 32), Signature: make([]byte, 64)}, b.err
