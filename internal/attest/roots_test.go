@@ -136,8 +136,11 @@ func TestRevocation(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		j := judgement{verdict: newVerdict(), col: Collateral{CRLs: crls}, pol: Policy{Revocation: rule}, at: at}
-		j.revocation(&chain{leaf: leaf, by: m.authority})
+		j := judgement{verdict: newVerdict(snpTable), col: Collateral{CRLs: crls}, pol: Policy{Revocation: rule}, at: at}
+		j.revocation(&chain{leaf: leaf, by: m.authority, issuer: m.ask})
+		if c := j.checks[checkRevoked]; c.Status == Failed {
+			return c.Status
+		}
 		return j.checks[checkRevocation].Status
 	}
 	good, bad, ask := m.list(t, from, to), m.list(t, from.AddDate(0, 0, 1), to, big.NewInt(77)), m.list(t, from, to, m.ask.SerialNumber)

@@ -46,10 +46,10 @@ const (
 	abiTCB      = "AMD 56860 §2.2, TCB_VERSION"
 	abiPlatform = "AMD 56860 §7.3, PLATFORM_INFO"
 	abiKeyInfo  = "AMD 56860 §7.3, ATTESTATION_REPORT key information"
-	abiMeasure  = "AMD 56860 §8.17, SNP_LAUNCH_FINISH"
-	kdsCert     = "AMD 57230 §3.1, certificate extensions"
-	kdsChain    = "AMD 57230 §4.1, certificate chain"
-	kdsCRL      = "AMD 57230 §4.1, revocation list"
+	abiMeasure  = "AMD 56860, SNP_LAUNCH_UPDATE and SNP_LAUNCH_FINISH"
+	kdsCert     = "AMD 57230 chapter 3, certificate extensions"
+	kdsChain    = "AMD 57230 chapter 4, cert_chain"
+	kdsCRL      = "AMD 57230 chapter 4, crl"
 )
 
 var snpTable = []Check{
@@ -65,7 +65,7 @@ var snpTable = []Check{
 		Advice: "the firmware sets a field that this program does not know; update this program before that firmware"},
 	checkSignatureAlgorithm: {Name: "signature algorithm", Code: CodeFormat, Source: fromCode, Section: abiReport,
 		Advice: "send the report as the firmware signed it"},
-	checkProduct: {Name: "product line", Code: CodeProduct, Source: fromCode, Section: "AMD 57230 §2.2, product names",
+	checkProduct: {Name: "product line", Code: CodeProduct, Source: fromCode, Section: "AMD 57230 chapter 4, product_name",
 		Advice: "Milan, Genoa, Bergamo, Siena and Turin can be judged; report other processors to the maintainers"},
 	checkKeyType: {Name: "kind of signing key", Code: CodeKeyType, Source: fromCode, Section: abiKeyInfo,
 		Advice: "have the host sign with the chip's own key (VCEK), or name the provider of its VLEK in the policy"},

@@ -48,7 +48,7 @@ var (
 	oidSPL     = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3}
 )
 
-// parseLeaf reads a VCEK or a VLEK (AMD 57230 §3.1 and §3.2: names, extensions).
+// parseLeaf reads a VCEK or a VLEK (AMD 57230 chapter 3: names, extensions).
 // go-sev-guest 0.15.0 cannot read those of Turin (an unknown patch level, an HWID
 // of eight bytes), so the reader is our own.
 func parseLeaf(der []byte) (*vcek, error) {
@@ -176,7 +176,7 @@ func certifiedTCB(line string, levels map[int]uint8) (TCB, error) {
 }
 
 // names reports whether the certificate is that of the chip. On Turin an id has
-// eight bytes (AMD 57230 §3.1, hwID), and zeros follow it in the report.
+// eight bytes (AMD 57230 chapter 3, hwID), and zeros follow it in the report.
 func (v *vcek) names(chipID []byte) bool {
 	if len(v.hwid) > len(chipID) || len(v.hwid) == 0 {
 		return false

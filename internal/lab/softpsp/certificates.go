@@ -27,7 +27,7 @@ func amdName(commonName string) pkix.Name {
 	}
 }
 
-func authorityTemplate(commonName string, now time.Time) *x509.Certificate {
+func authorityTemplate(commonName, line string, now time.Time) *x509.Certificate {
 	return &x509.Certificate{
 		Subject:               amdName(commonName),
 		NotBefore:             now.Add(-time.Hour),
@@ -35,37 +35,61 @@ func authorityTemplate(commonName string, now time.Time) *x509.Certificate {
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		CRLDistributionPoints: []string{"https://kdsintf.amd.com/vcek/v1/" + Line + "/crl"},
+		CRLDistributionPoints: []string{"https://kdsintf.amd.com/vcek/v1/" + line + "/crl"},
 	}
 }
 
-func leafTemplate(now time.Time, chipID [64]byte, tcb attest.TCB) (*x509.Certificate, error) {
-	t := &x509.Certificate{
-		Subject:   amdName("SEV-VCEK"),
-		NotBefore: now.Add(-time.Hour),
-		NotAfter:  now.AddDate(7, 0, 0),
+func (p *PSP) leafTemplate(now time.Time) (*x509.Certificate, error) {
+	name := "SEV-VCEK"
+	if p.provider != "" {
+		name = "SEV-VLEK"
 	}
+	t := &x509.Certificate{Subject: amdName(name), NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(7, 0, 0)}
 	add := func(value []byte, err error, oid ...int) error {
 		id := append(asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1}, oid...)
 		t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: id, Value: value})
 		return err
 	}
-	structVersion, err := asn1.Marshal(0)
+	version, product := 0, p.line+"-B0"
+	levels := map[int]uint8{1: p.tcb.Bootloader, 2: p.tcb.TEE, 3: p.tcb.SNP, 4: 0, 5: 0, 6: 0, 7: 0, 8: p.tcb.Microcode}
+	if p.line == attest.Turin {
+		version = 1
+		delete(levels, 4)
+		levels[9] = p.tcb.FMC
+	}
+	structVersion, err := asn1.Marshal(version)
 	if err := add(structVersion, err, 1); err != nil {
 		return nil, err
 	}
-	product, err := asn1.MarshalWithParams(Line+"-B0", "ia5")
-	if err := add(product, err, 2); err != nil {
+	productName, err := asn1.MarshalWithParams(product, "ia5")
+	if err := add(productName, err, 2); err != nil {
 		return nil, err
 	}
-	for n, level := range map[int]uint8{1: tcb.Bootloader, 2: tcb.TEE, 3: tcb.SNP, 4: 0, 5: 0, 6: 0, 7: 0, 8: tcb.Microcode} {
+	for n, level := range levels {
 		value, err := asn1.Marshal(int(level))
 		if err := add(value, err, 3, n); err != nil {
 			return nil, err
 		}
 	}
+	if p.provider != "" {
+		csp, err := asn1.MarshalWithParams(p.provider, "ia5")
+		return t, add(csp, err, 5)
+	}
 	// AMD puts the bare bytes here, without a tag.
-	return t, add(chipID[:], nil, 4)
+	return t, add(p.chipID[:p.idBytes()], nil, 4)
+}
+
+// RevocationList signs a list of serial numbers, valid from one instant to another.
+func (p *PSP) RevocationList(from, to time.Time, revoked ...*big.Int) ([]byte, error) {
+	list := &x509.RevocationList{Number: big.NewInt(from.Unix()), ThisUpdate: from, NextUpdate: to, SignatureAlgorithm: x509.SHA384WithRSAPSS}
+	for _, s := range revoked {
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: s, RevocationTime: from})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, p.ark, p.arkKey)
+	if err != nil {
+		return nil, fmt.Errorf("signing revocation list: %w", err)
+	}
+	return der, nil
 }
 
 // certify signs a certificate; without a parent it signs itself.

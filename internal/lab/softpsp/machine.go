@@ -93,25 +93,38 @@ type Report struct {
 	Alter func(report []byte)
 }
 
-// Sign makes a version 3 report of a Genoa machine, with Nova's guest policy.
+// Sign makes a report of the machine, with Nova's guest policy.
 func (p *PSP) Sign(r Report) ([]byte, error) {
 	le := binary.LittleEndian
 	b := make([]byte, abi.ReportSize)
-	le.PutUint32(b[0x000:], 3)
+	le.PutUint32(b[0x000:], p.version)
 	le.PutUint64(b[0x008:], attest.NovaGuestPolicy)
 	le.PutUint32(b[0x034:], abi.SignEcdsaP384Sha384)
 	for _, at := range []int{0x038, 0x180, 0x1e0, 0x1f0} { // current, reported, committed, launch
+		if p.line == attest.Turin {
+			b[at], b[at+1], b[at+2], b[at+3], b[at+7] = p.tcb.FMC, p.tcb.Bootloader, p.tcb.TEE, p.tcb.SNP, p.tcb.Microcode
+			continue
+		}
 		b[at], b[at+1], b[at+6], b[at+7] = p.tcb.Bootloader, p.tcb.TEE, p.tcb.SNP, p.tcb.Microcode
 	}
 	le.PutUint64(b[0x040:], 0x25) // SMT, ECC, memory checked for aliases
+	if p.provider != "" {
+		le.PutUint32(b[0x048:], 1<<2) // signed with the VLEK
+	}
 	copy(b[0x050:], r.ReportData[:])
 	copy(b[0x090:], r.Measurement[:])
 	copy(b[0x140:], r.ReportID[:])
 	copy(b[0x160:], bytes.Repeat([]byte{0xff}, 32)) // no migration agent
-	b[0x188], b[0x189], b[0x18a] = 0x19, 0x11, 0x01
+	if p.version >= 3 {
+		copy(b[0x188:], map[string][]byte{attest.Milan: {0x19, 0x01, 0x01}, attest.Genoa: {0x19, 0x11, 0x01}, attest.Turin: {0x1a, 0x02, 0x01}}[p.line])
+	}
 	copy(b[0x1a0:], p.chipID[:])
 	for _, at := range []int{0x1e8, 0x1ec} { // current and committed firmware 1.55.49
 		b[at], b[at+1], b[at+2] = 49, 55, 1
+	}
+	if p.version >= 5 { // mitigated at launch and now, as seen on a Siena machine
+		le.PutUint64(b[0x1f8:], 0xb)
+		le.PutUint64(b[0x200:], 0xb)
 	}
 	if r.Alter != nil {
 		r.Alter(b)
