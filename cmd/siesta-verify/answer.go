@@ -41,12 +41,21 @@ func (a *answer) writeTable(w io.Writer) error {
 	tab := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tab, "CHECK\tSTATUS\tEXPECTED\tGOT\tSOURCE")
 	for _, c := range a.Checks {
-		fmt.Fprintf(tab, "%s\t%s\t%s\t%s\t%s\n", plain(c.Name), c.Status, cell(c.Expected), cell(c.Got), plain(c.Source))
+		source := c.Source
+		if c.Section != "" {
+			source += ", " + c.Section
+		}
+		fmt.Fprintf(tab, "%s\t%s\t%s\t%s\t%s\n", plain(c.Name), c.Status, cell(c.Expected), cell(c.Got), plain(source))
 	}
 	if err := tab.Flush(); err != nil {
 		return err
 	}
 	b.WriteByte('\n')
+	for _, c := range a.Checks {
+		if c.Status == attest.Failed && c.Advice != "" {
+			fmt.Fprintf(&b, "%s: %s\n", plain(c.Name), plain(c.Advice))
+		}
+	}
 	fmt.Fprintln(&b, a.summary())
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
 )
 
 // intelCollateral is what Intel says about a platform, each object as Intel's
@@ -66,6 +68,24 @@ func readIntel(text []byte) (*intelCollateral, error) {
 		return nil, errors.New("it has none of Intel's member names (tcb_info, qe_identity, pck_crl, root_ca_crl, their _signature and _issuer_chain)")
 	}
 	return c, nil
+}
+
+// objects names what was there as the judge does. The issuer of the PCK list is
+// not among it: its certificate comes with the quote, under Intel's root.
+func (c *intelCollateral) objects() (out []attest.Object) {
+	for _, o := range []attest.Object{
+		{Kind: attest.KindTCBInfo, Bytes: c.tcbInfo},
+		{Kind: attest.KindTCBChain, Bytes: c.tcbChain},
+		{Kind: attest.KindQEIdentity, Bytes: c.qeIdentity},
+		{Kind: attest.KindQEChain, Bytes: c.qeChain},
+		{Kind: attest.KindPCKCRL, Bytes: c.pckCRL},
+		{Kind: attest.KindIntelRootCRL, Bytes: c.rootCRL},
+	} {
+		if o.Bytes != nil {
+			out = append(out, o)
+		}
+	}
+	return out
 }
 
 func readString(value json.RawMessage) (string, error) {

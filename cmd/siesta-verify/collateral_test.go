@@ -138,8 +138,15 @@ func TestBadCollateral(t *testing.T) {
 }
 
 func FuzzCollateral(f *testing.F) {
-	f.Add(load(f, tdxCollateral))
-	f.Add([]byte(`{"tcb_info":{"tcbInfo":{"id":"TDX"},"signature":"00"},"pck_crl":"3000"}`))
+	// The whole of a genuine file would keep the fuzzer busy with making it small.
+	for _, seed := range []string{
+		`{"tcb_info":{"tcbInfo":{"id":"TDX"},"signature":"00"},"pck_crl":"3000"}`,
+		`{"qe_identity":"{\"id\":\"TD_QE\"}","qe_identity_signature":"00","root_ca_crl":"MAA="}`,
+		`{"tcb_info_issuer_chain":"-----BEGIN CERTIFICATE-----%0AMAA=%0A-----END CERTIFICATE-----%0A"}`,
+		`{"tcb_info":"{\"tcbInfo\":{ },\"signature\":\"00\"}\u0000","version":3}`,
+	} {
+		f.Add([]byte(seed))
+	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := readIntel(text)
 		if err != nil {

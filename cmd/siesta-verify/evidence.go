@@ -48,10 +48,7 @@ Exit status: 0 accepted, 1 refused, 2 it could not be judged.`,
 			if err != nil {
 				return err
 			}
-			a, err := q.judge()
-			if err != nil {
-				return err
-			}
+			a := q.judge()
 			if q.devices {
 				fmt.Fprintln(cmd.ErrOrStderr(), "siesta-verify: the evidence of further devices in the file is not judged")
 			}
@@ -62,7 +59,7 @@ Exit status: 0 accepted, 1 refused, 2 it could not be judged.`,
 			if err := write(cmd.OutOrStdout()); err != nil {
 				return unjudged("writing the verdict: %w", err)
 			}
-			if a.Verdict != accepted {
+			if a.Verdict != attest.Accepted {
 				return errRefused
 			}
 			return nil
@@ -132,8 +129,8 @@ func (f *evidenceFlags) question(cmd *cobra.Command, name string, now func() tim
 		if err != nil {
 			return nil, err
 		}
-		var policy attest.Policy
-		if err := policy.UnmarshalJSON(data); err != nil {
+		policy, err := attest.ParsePolicy(data)
+		if err != nil {
 			return nil, unjudged("--policy %s: %w", f.policy, err)
 		}
 		q.policy = &policy

@@ -9,8 +9,6 @@ import (
 	"github.com/eosc-siesta/siestad/internal/kbs"
 )
 
-const tdx attest.TEE = "tdx"
-
 // evidence unpacks the recognised form into the bytes that were signed.
 func (r recognised) evidence() (attest.Evidence, error) {
 	tee := attest.SEVSNP
@@ -18,12 +16,12 @@ func (r recognised) evidence() (attest.Evidence, error) {
 	case rawReport:
 		return attest.Evidence{TEE: attest.SEVSNP, Report: r.body}, nil
 	case rawQuote:
-		return attest.Evidence{TEE: tdx, Report: r.body}, nil
+		return attest.Evidence{TEE: attest.TDX, Report: r.body}, nil
 	case sampleEvidence:
 		// No hardware made it: the judge refuses it by its name.
 		return attest.Evidence{TEE: "sample"}, nil
 	case clientQuote:
-		tee = tdx
+		tee = attest.TDX
 	}
 	parsed, err := kbs.ParseEvidence(string(tee), r.body)
 	if err != nil {
@@ -38,12 +36,16 @@ func (r recognised) evidence() (attest.Evidence, error) {
 
 // gather turns the files beside the evidence into collateral. Certificates that
 // were named on the command line come before those that the guest sent along.
-func (q *question) gather(given certificates, _ *intelCollateral) (err error) {
-	q.collateral.Roots = attest.AMDRoots()
-	if len(given.crls) > 0 {
-		if q.collateral.CRLs, err = attest.ParseCRLs(q.collateral.Roots, given.crls...); err != nil {
-			return unjudged("--cert: %w", err)
-		}
+func (q *question) gather(given certificates, intel *intelCollateral) (err error) {
+	var objects []attest.Object
+	for _, der := range given.crls {
+		objects = append(objects, attest.Object{Kind: attest.KindAMDCRL, Bytes: der})
+	}
+	if intel != nil {
+		objects = append(objects, intel.objects()...)
+	}
+	if q.collateral, err = attest.NewCollateral(attest.AMDRoots(), objects); err != nil {
+		return unjudged("reading --cert and --collateral: %w", err)
 	}
 	if len(given.certs) > 0 {
 		var sent certificates

@@ -34,7 +34,7 @@ Exit status: 0 what was given is true, 1 it is not, 2 it could not be judged.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(logCommand(), receiptCommand(), checkpointsCommand(), digestCommand(), evidenceCommand(now))
+	root.AddCommand(logCommand(), receiptCommand(), checkpointsCommand(), digestCommand(), evidenceCommand(now), decisionCommand())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &cannotJudge{err} })
 	root.SetArgs(args)
 	root.SetIn(in)

@@ -1,32 +1,29 @@
 package main
 
 import (
-	"errors"
 	"slices"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
-)
-
-const (
-	accepted = "accepted"
-	refused  = "refused"
 )
 
 // noReference is the check that stands where a policy would: genuine evidence
 // without anything to compare it with says nothing about the guest.
 var noReference = attest.Check{
 	Name: "no reference value", Status: attest.Failed, Code: "no_reference_value",
-	Expected: "a policy", Got: "none", Source: "code",
+	Expected: "a policy", Got: "none", Source: "code", Section: "RFC 9334 §8.3, Reference Values",
+	Advice: "give the guest's policy with --policy, and what it was challenged with by --report-data",
 }
 
 // ownFloor asks for nothing, so that only the gates of the code are judged. It is
 // never the policy of an acceptance: noReference fails beside it.
 func ownFloor() attest.Policy {
-	return attest.NovaPolicy(map[string]attest.TCB{attest.Milan: {}, attest.Genoa: {}, attest.Turin: {}})
+	p := attest.NovaPolicy(map[string]attest.TCB{attest.Milan: {}, attest.Genoa: {}, attest.Turin: {}})
+	p.TDX = &attest.TDXPolicy{}
+	return p
 }
 
 // judge gives the answer to a question.
-func (q *question) judge() (*answer, error) {
+func (q *question) judge() *answer {
 	policy := ownFloor()
 	if q.policy != nil {
 		policy = *q.policy
@@ -34,30 +31,30 @@ func (q *question) judge() (*answer, error) {
 	if q.data != nil {
 		policy.ReportData = *q.data
 	}
-	a := &answer{TEE: string(q.evidence.TEE), Verdict: accepted}
-	res, err := attest.Verify(q.evidence, q.collateral, policy, q.at)
-	var refusal *attest.Refusal
-	switch {
-	case err == nil:
-		a.Checks = slices.Clone(res.Checks)
-	case errors.As(err, &refusal):
-		a.Checks = slices.Clone(refusal.Checks)
-	default:
-		return nil, err
-	}
+	d := attest.Judge(q.evidence, q.collateral, policy, q.at)
+	a := &answer{TEE: string(d.TEE), Checks: slices.Clone(d.Checks), Verdict: attest.Accepted}
 	a.Genuine = genuine(a.Checks)
 	if q.policy == nil {
 		q.withoutPolicy(a)
 	}
-	for _, c := range a.Checks {
-		if c.Name == checkProduct && c.Status == attest.Passed {
-			a.Product = c.Got
+	a.Product, a.TCBStatus = product(a.Checks), tcbStatus(a.Checks)
+	for i, c := range a.Checks {
+		if c.Status != attest.Failed {
+			continue
 		}
-		if c.Status == attest.Failed && a.Verdict == accepted {
-			a.Verdict, a.Code = refused, c.Code
+		if c.Name == checkReportData && q.data == nil {
+			a.Checks[i].Expected = "--report-data"
+			a.Checks[i].Advice = "give what the guest was challenged with by --report-data: without it an old report is as good as a new one"
+		}
+		if a.Verdict == attest.Accepted {
+			a.Verdict, a.Code = attest.Refused, c.Code
 		}
 	}
-	return a, nil
+	if d.Outcome != attest.Accepted && a.Verdict == attest.Accepted {
+		// The judge refused and no check says why: its word counts.
+		a.Verdict, a.Code = attest.Refused, d.Code
+	}
+	return a
 }
 
 // withoutPolicy takes back what was judged against a policy that nobody gave.
@@ -67,19 +64,18 @@ func (q *question) withoutPolicy(a *answer) {
 		if c.Source != "policy" || c.Name == checkReportData && q.data != nil {
 			continue
 		}
-		c.Status, c.Expected = attest.NotJudged, ""
+		c.Status, c.Expected, c.Advice = attest.NotJudged, "", ""
 	}
 	a.Checks = append(a.Checks, noReference)
 }
 
-// Names of the checks that this command asks for by name; TestNames holds them to
-// those of the judge.
+// Names of the checks that are asked for by name; the tests on genuine evidence
+// fail when the judge calls them otherwise.
 const (
+	checkReportData = "report data"
 	checkProduct    = "product line"
 	checkChain      = "certificate chain"
 	checkSignature  = "report signature"
-	checkRevocation = "revocation list"
-	checkReportData = "report data"
 )
 
 // genuine says that hardware made this evidence: the chain holds down to the root
@@ -88,11 +84,41 @@ func genuine(checks []attest.Check) bool {
 	proved := 0
 	for _, c := range checks {
 		switch {
-		case c.Name == checkRevocation && c.Status == attest.Failed && c.Got == "revoked":
+		case c.Code == attest.CodeRevoked && c.Status == attest.Failed:
 			return false
 		case (c.Name == checkChain || c.Name == checkSignature) && c.Status == attest.Passed:
 			proved++
 		}
 	}
 	return proved == 2
+}
+
+func product(checks []attest.Check) string {
+	for _, c := range checks {
+		if c.Name == checkProduct && c.Status == attest.Passed {
+			return c.Got
+		}
+	}
+	return ""
+}
+
+// tcbStatus is Intel's word for a quote. AMD publishes no list, so for a report it
+// says how its three patch levels stand to the policy's floor, if there is one.
+func tcbStatus(checks []attest.Check) string {
+	at := 0
+	for _, c := range checks {
+		switch {
+		case c.Code == attest.CodeTCBStatus && c.Got != "":
+			return c.Got
+		case !slices.Contains([]string{"reported TCB", "committed TCB", "TCB at launch"}, c.Name):
+		case c.Status == attest.Failed:
+			return "below-floor"
+		case c.Status == attest.Passed:
+			at++
+		}
+	}
+	if at == 3 {
+		return "at-floor"
+	}
+	return ""
 }
