@@ -28,6 +28,17 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
+// TestExamples holds the policy and the bundle that docs/verify.md uses: both are
+// stored forms, which later programs must still read and judge alike.
+func TestExamples(t *testing.T) {
+	policy, err := os.ReadFile(within(t, load(t, "siena-v5-report.bin"), nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "siena-policy.json", string(policy)+"\n")
+	golden(t, "siena-decision.json", string(bundled(t, nil))+"\n")
+}
+
 // TestTable holds what a person reads, to the byte.
 func TestTable(t *testing.T) {
 	for name, row := range map[string]struct {
