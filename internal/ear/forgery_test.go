@@ -137,7 +137,7 @@ func TestForgeries(t *testing.T) {
 		})),
 		"two nonces":        forge(t, jose.ES256, own, typed(nil), with(func(c map[string]any) { c["eat_nonce"] = "another nonce" })),
 		"a named policy":    forge(t, jose.ES256, own, typed(nil), with(func(c map[string]any) { cpu(c)["ear.appraisal-policy-id"] = "default" })),
-		"a short policy":    forge(t, jose.ES256, own, typed(nil), with(func(c map[string]any) { cpu(c)["ear.appraisal-policy-id"] = "sha256:00" })),
+		"a short policy":    forge(t, jose.ES256, own, typed(nil), with(func(c map[string]any) { cpu(c)["ear.appraisal-policy-id"] = "sha256:01" })),
 		"no JSON":           forge(t, jose.ES256, own, typed(nil), []byte("claims")),
 		"claims and more":   forge(t, jose.ES256, own, typed(nil), append(mustDecode(t, parts[1]), "{}"...)),
 		"null":              forge(t, jose.ES256, own, typed(nil), []byte("null")),
@@ -150,7 +150,10 @@ func TestForgeries(t *testing.T) {
 		"a JSON serialised": `{"protected":"` + parts[0] + `","payload":"` + parts[1] + `","signature":"` + parts[2] + `"}`,
 		"opaque":            "opaque",
 		"empty":             "",
-		"long":              good + strings.Repeat("A", 16<<10),
+		"long, opaque":      strings.Repeat("A", 17<<10),
+		"long": forge(t, jose.ES256, own, typed(nil), with(func(c map[string]any) {
+			cpu(c)["ear.veraison.annotated-evidence"].(map[string]any)["snp"].(map[string]any)["tcb_status"] = strings.Repeat("x", 16<<10)
+		})),
 	} {
 		if c, err := s.Verify(token, at); err == nil || c.ID != "" {
 			t.Errorf("verified: %s", name)

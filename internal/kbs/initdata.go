@@ -67,14 +67,15 @@ func ParseInitData(toml string) (*InitData, error) {
 	return d, nil
 }
 
-// plainString reads "…" or '…' without escapes, and a comment behind it.
+// plainString reads "…" or '…', and a comment behind it. Escapes stay as they are:
+// no value that is looked for has a backslash.
 func plainString(s string) (string, bool) {
 	if s == "" || s[0] != '"' && s[0] != '\'' {
 		return "", false
 	}
 	inner, rest, ok := strings.Cut(s[1:], s[:1])
 	rest = strings.TrimLeft(rest, " \t")
-	return inner, ok && !strings.ContainsRune(inner, '\\') && (rest == "" || rest[0] == '#')
+	return inner, ok && (rest == "" || rest[0] == '#')
 }
 
 // HostData is the digest as SNP carries it: cut or padded with zeros to 32 bytes.

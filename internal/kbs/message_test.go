@@ -258,7 +258,7 @@ func TestParseAttest(t *testing.T) {
 		{"another member of the key", swap(`"tee-pubkey":{`, `"tee-pubkey":{"kid":"1",`), false},
 		{"another member of init-data", swap(`"init-data":null`, `"init-data":{"format":"toml","body":"version=\"0.1.0\"\nalgorithm=\"sha256\"","x":1}`), false},
 		{"init-data", swap(`"init-data":null`, `"init-data":{"format":"toml","body":"version=\"0.1.0\"\nalgorithm=\"sha256\""}`), true},
-		{"init-data as JSON", swap(`"init-data":null`, `"init-data":{"format":"json","body":"{}"}`), false},
+		{"init-data as JSON", swap(`"init-data":null`, `"init-data":{"format":"json","body":"version=\"0.1.0\"\nalgorithm=\"sha256\""}`), false},
 		{"no nonce", swap(`"nonce":`, `"once":`), false},
 		{"null key", regexp.MustCompile(`"tee-pubkey":\{[^}]*\}`).ReplaceAllString(good, `"tee-pubkey":null`), false},
 		{"no evidence", swap(`"tee-evidence"`, `"evidence"`), false},
@@ -340,7 +340,10 @@ func TestErrorInformation(t *testing.T) {
 		if v.Type != "https://github.com/confidential-containers/kbs/errors/"+c.e.Variant || c.e.Variant == "" {
 			t.Errorf("type %q", v.Type)
 		}
-		if len(c.e.Detail) > 200 || (c.e.RetryAfter > 0) != c.retry {
+		if regexp.MustCompile(`[^ -~]`).MatchString(c.e.Detail) {
+			t.Errorf("%q may not stand in a log", c.e.Detail)
+		}
+		if len(c.e.Detail) > 100 || (c.e.RetryAfter > 0) != c.retry {
 			t.Errorf("%q, retry after %v", c.e.Detail, c.e.RetryAfter)
 		}
 	}
