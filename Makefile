@@ -1,7 +1,7 @@
 # siestad: the targets a person uses. Each installs what it needs first (Debian packages, as root) and says so.
 .DEFAULT_GOAL := help
 GO := scripts/with-go
-.PHONY: help build build-dev generate demo demo-down test lint fmt lab lab-down lab-test bench guest
+.PHONY: help build build-dev generate demo demo-down test lint fuzz fmt lab lab-down lab-test bench guest
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ fmt: ## format all Go code
 
 generate: ## generate server and client from openapi.yaml
 	$(GO) go generate ./internal/api/...
+
+fuzz: ## every fuzz target for half a minute
+	@scripts/setup lint
+	scripts/fuzz
 
 lab: ## a real OpenStack (Zed) and Keycloak in a network namespace of their own
 	deploy/lab/lab up
