@@ -34,6 +34,14 @@ ALTER TABLE broker_lease ADD COLUMN policy bytea CHECK (length(policy) = 32);
 -- The policy that the workspace asked for, before documents narrowed it to arm.policy; NULL on arms from before.
 ALTER TABLE broker_arm ADD COLUMN asked bytea CHECK (length(asked) = 32);
 
+-- The objects of the collateral that decisions name by its digest. One without objects has no rows.
+CREATE TABLE broker_collateral (
+  digest bytea NOT NULL CHECK (length(digest) = 32),
+  kind   text NOT NULL,
+  object bytea NOT NULL REFERENCES broker_blob,
+  PRIMARY KEY (digest, kind, object)
+);
+
 -- Decisions come in order of time, and every release writes one: an index that costs it next to nothing.
 CREATE INDEX broker_decision_judged ON broker_decision USING brin (judged_at);
 CREATE INDEX broker_decision_code ON broker_decision (code, id) WHERE code <> '';

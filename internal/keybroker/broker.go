@@ -125,7 +125,7 @@ type Broker struct {
 	blobs     *bounded[blobKey, []byte]
 	stored    *bounded[[32]byte, bool] // digests known to be in broker_blob
 	fetches   singleflight.Group
-	digests   *bounded[collateralKey, [32]byte]
+	held      *bounded[collateralKey, heldCollateral]
 	limits    *limits
 	aggregate *aggregate
 }
@@ -174,7 +174,7 @@ func New(c Config) (*Broker, error) {
 		raises:    newBounded[raisedKey, raised](4096),
 		blobs:     newBounded[blobKey, []byte](16384),
 		stored:    newBounded[[32]byte, bool](16384),
-		digests:   newBounded[collateralKey, [32]byte](64),
+		held:      newBounded[collateralKey, heldCollateral](4096),
 		limits:    newLimits(c.Now),
 		aggregate: newAggregate(),
 	}, nil

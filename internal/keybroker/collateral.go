@@ -2,33 +2,53 @@ package keybroker
 
 import (
 	"crypto/sha256"
-	"maps"
-	"reflect"
-	"slices"
+	"unsafe"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
-	"github.com/eosc-siesta/siestad/internal/door"
 )
 
-// collateralKey tells two sets of collateral apart without reading them: they are replaced, never changed in place.
+// collateralKey tells two sets of collateral apart without reading them: they are replaced, never changed in place, and a
+// set that is kept here keeps its parts alive, so that no other can come to lie where they do.
 type collateralKey struct {
-	roots *attest.Roots
-	crls  *attest.CRLs
-	vceks uintptr
+	crls        *attest.CRLs
+	tdx         *attest.TDXCollateral
+	vcek, vlek  *[]byte
+	nvcek, nlek int
 }
 
-// collateralDigest names the certificates that were at hand for a verdict.
-func (b *Broker) collateralDigest(c attest.Collateral) [32]byte {
-	key := collateralKey{roots: c.Roots, crls: c.CRLs, vceks: reflect.ValueOf(c.VCEKs).Pointer()}
-	if d, ok := b.digests.get(key); ok {
-		return d
+// heldCollateral is what was at hand for a verdict: of all collateral, what concerns the evidence.
+type heldCollateral struct {
+	about   attest.Collateral
+	objects []attest.Object
+	digest  attest.Digest
+}
+
+// hold names the collateral of a verdict. Its objects are hashed once, not with every release.
+func (b *Broker) hold(ev attest.Evidence, c attest.Collateral) heldCollateral {
+	h := heldCollateral{about: c.About(ev)}
+	key := collateralKey{crls: h.about.CRLs, tdx: h.about.TDX, vlek: unsafe.SliceData(h.about.VLEKs), nlek: len(h.about.VLEKs)}
+	for _, certificates := range h.about.VCEKs { // one chip's at most
+		key.vcek, key.nvcek = unsafe.SliceData(certificates), len(certificates)
 	}
-	parts := [][]byte{[]byte("siesta/collateral/v1")}
-	for _, chip := range slices.Sorted(maps.Keys(c.VCEKs)) {
-		parts = append(parts, []byte(chip))
-		parts = append(parts, c.VCEKs[chip]...)
+	if known, ok := b.held.get(key); ok {
+		return known
 	}
-	d := sha256.Sum256(door.LP(parts...))
-	b.digests.put(key, d)
-	return d
+	h.objects = h.about.Objects()
+	h.digest = h.about.Digest()
+	b.held.put(key, h)
+	return h
+}
+
+// keep queues the objects of the collateral, once for each set of them.
+func (h heldCollateral) keep(b *Broker, batch *pgx.Batch) {
+	if _, known := b.stored.get(h.digest); known {
+		return
+	}
+	for _, o := range h.objects {
+		sum := sha256.Sum256(o.Bytes)
+		batch.Queue(`INSERT INTO broker_blob (sha256, body) VALUES ($1, $2) ON CONFLICT DO NOTHING`, sum[:], o.Bytes)
+		batch.Queue(`INSERT INTO broker_collateral (digest, kind, object) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, h.digest[:], o.Kind, sum[:])
+	}
 }

@@ -44,7 +44,7 @@ type attempt struct {
 
 	evidence   attest.Evidence
 	reportData [64]byte
-	collateral [32]byte
+	collateral heldCollateral
 	judgedAt   time.Time
 	result     *attest.Result
 }
@@ -142,8 +142,8 @@ func (b *Broker) judge(ctx context.Context, a *attempt) error {
 		return fmt.Errorf("collecting collateral of site %s: %w", a.site, err)
 	}
 	policy.ReportData = a.reportData
-	a.collateral = b.collateralDigest(collateral)
-	a.judgedAt = b.Now().UTC()
+	a.collateral = b.hold(a.evidence, collateral)
+	a.judgedAt = b.Now().UTC().Truncate(time.Microsecond) // as it is stored: a replay judges at the very same time
 	a.result, err = b.Verifier.Verify(a.evidence, collateral, policy, a.judgedAt)
 	return err
 }
@@ -298,6 +298,7 @@ func (b *Broker) remember(a *attempt) {
 	if n := len(a.evidence.Certificates); n > 0 {
 		b.stored.put(sha256.Sum256(a.evidence.Certificates), true)
 	}
+	b.stored.put(a.collateral.digest, true)
 }
 
 func hexOf(b []byte) string { return hex.EncodeToString(b) }

@@ -119,7 +119,7 @@ func judgeFacts(a *attempt, s standing, f permit.FactSet) (checks []attest.Check
 	checks = make([]attest.Check, 0, len(a.result.Checks)+8)
 	checks = append(checks, a.result.Checks...)
 	add := func(name, failure string, holds bool, got string) {
-		c := attest.Check{Name: name, Status: attest.Passed, Code: failure, Source: "broker", Got: got}
+		c := attest.Check{Name: name, Status: attest.Passed, Code: failure, Source: fromBroker, Got: got}
 		if !holds {
 			c.Status = attest.Failed
 			if code == "" {

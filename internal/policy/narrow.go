@@ -1,0 +1,185 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+)
+
+// Narrow returns what asked becomes under the documents that are in force for the site and the project. It locks them, so
+// that a guest is armed under what is in force when its arming commits.
+func (s *Service) Narrow(ctx context.Context, tx pgx.Tx, site, project string, asked attest.Policy) (attest.Policy, error) {
+	rows, err := tx.Query(ctx, `SELECT `+versionColumns+versionFrom+` WHERE v.state = 'active'
+		AND ((v.scope_kind = 'site' AND v.scope = $1) OR (v.scope_kind = 'project' AND v.scope = $2)) ORDER BY v.scope_kind FOR SHARE OF v`, site, project)
+	if err != nil {
+		return attest.Policy{}, fmt.Errorf("reading the policies in force: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByName[Version])
+	if err != nil {
+		return attest.Policy{}, fmt.Errorf("reading the policies in force: %w", err)
+	}
+	for _, v := range list {
+		document, err := attest.ParsePolicy(v.Body)
+		if err != nil {
+			return attest.Policy{}, fmt.Errorf("reading policy %s: %w", v.ID, err)
+		}
+		if asked, err = intersect(document, asked); err != nil {
+			return attest.Policy{}, fmt.Errorf("policy %s of %s %s: %w", v.ID, v.ScopeKind, v.Scope, err)
+		}
+	}
+	return asked, nil
+}
+
+// intersect admits what both admit. The document's empty lists and zero words say nothing. That the result is narrower
+// than what was asked for is proved by package attest, not by the lines before.
+func intersect(document, asked attest.Policy) (attest.Policy, error) {
+	out := filled(document, asked)
+	out.Products = both(out.Products, asked.Products, func(a, b string) bool { return a == b })
+	out.Chips = both(out.Chips, asked.Chips, slices.Equal)
+	out.Measurements = both(out.Measurements, asked.Measurements, slices.Equal)
+	floors := map[string]attest.TCB{}
+	for _, product := range out.Products {
+		if floor, ok := asked.MinTCB[product]; ok { // what has no floor stays without one, and is refused
+			floors[product] = higher(floor, out.MinTCB[product])
+		}
+	}
+	out.MinTCB = floors
+	switch {
+	case out.Simulated != asked.Simulated:
+		return attest.Policy{}, invalid("one of them is for simulated hardware and the other is not")
+	case out.RequirePolicy != asked.RequirePolicy:
+		return attest.Policy{}, invalid("they ask for different guest policy words")
+	}
+	if asked.Revocation == attest.RevocationRequired {
+		out.Revocation = attest.RevocationRequired
+	}
+	if asked.TDX == nil {
+		out.TDX = nil
+	}
+	if err := out.Narrows(asked); err != nil {
+		return attest.Policy{}, fmt.Errorf("%w: %w", ErrWider, err)
+	}
+	return out, nil
+}
+
+// filled says with parent's words what a document says nothing about.
+func filled(document, parent attest.Policy) attest.Policy {
+	out := document
+	out.ReportData = parent.ReportData
+	if len(out.Products) == 0 {
+		out.Products = parent.Products
+	}
+	if len(out.Chips) == 0 {
+		out.Chips = parent.Chips
+	}
+	if len(out.Measurements) == 0 {
+		out.Measurements = parent.Measurements
+	}
+	if out.RequirePolicy == 0 {
+		out.RequirePolicy = parent.RequirePolicy
+	}
+	floors := map[string]attest.TCB{}
+	for _, product := range out.Products {
+		if floor, ok := out.MinTCB[product]; ok {
+			floors[product] = floor
+		} else if floor, ok := parent.MinTCB[product]; ok {
+			floors[product] = floor
+		}
+	}
+	out.MinTCB = floors
+	out.RequireAliasCheck = out.RequireAliasCheck || parent.RequireAliasCheck
+	out.RequireMitigations |= parent.RequireMitigations
+	if out.VLEKProvider == "" {
+		out.VLEKProvider = parent.VLEKProvider
+	}
+	rules, parents := platformRules(&out.Platform), platformRules(&parent.Platform)
+	for i, rule := range rules {
+		if *rule == attest.Any {
+			*rule = *parents[i]
+		}
+	}
+	if out.TDX == nil {
+		out.TDX = parent.TDX
+	}
+	return out
+}
+
+func platformRules(p *attest.PlatformRules) []*attest.Rule {
+	return []*attest.Rule{&p.SMT, &p.TSME, &p.ECC, &p.RAPLDisabled, &p.CiphertextHiding, &p.TIO}
+}
+
+// admissible refuses a document that admits what its site's configuration does not. A project's is held against every site
+// that has one of its product lines, of which there must be one.
+func (s *Service) admissible(ctx context.Context, tx pgx.Tx, scope Scope, document attest.Policy) error {
+	if scope.Kind == "site" {
+		parent, ok := s.Sites[scope.Name]
+		if !ok {
+			return fmt.Errorf("site %s: %w", scope.Name, ErrNotFound)
+		}
+		return within(scope.Name, document, parent)
+	}
+	var exists bool
+	if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM project WHERE id = $1)`, scope.Name).Scan(&exists); err != nil {
+		return fmt.Errorf("looking for the project: %w", err)
+	}
+	if !exists {
+		return fmt.Errorf("project %s: %w", scope.Name, ErrNotFound)
+	}
+	met := false
+	for name, parent := range s.Sites {
+		if parent.Simulated != document.Simulated {
+			continue
+		}
+		here := document
+		here.Products = both(document.Products, parent.Products, func(a, b string) bool { return a == b })
+		here.Chips = both(document.Chips, parent.Chips, slices.Equal)
+		if len(document.Products) > 0 && len(here.Products) == 0 || len(document.Chips) > 0 && len(here.Chips) == 0 {
+			continue
+		}
+		met = true
+		if err := within(name, here, parent); err != nil {
+			return err
+		}
+	}
+	if !met {
+		return invalid("no configured site has hardware that it admits")
+	}
+	return nil
+}
+
+// within holds a document against a site. A site has no measurements of its own; every workspace brings its own.
+func within(site string, document, parent attest.Policy) error {
+	if document.Simulated != parent.Simulated {
+		return invalid("site %s and the document do not agree whether the hardware is simulated", site)
+	}
+	out := filled(document, parent)
+	if len(out.Measurements) == 0 {
+		out.Measurements = [][]byte{make([]byte, 48)}
+	}
+	parent.Measurements = out.Measurements
+	if err := out.Narrows(parent); err != nil {
+		return fmt.Errorf("%w (site %s): %w", ErrWider, site, err)
+	}
+	return nil
+}
+
+func both[T any](a, b []T, equal func(x, y T) bool) []T {
+	out := []T{}
+	for _, x := range a {
+		if slices.ContainsFunc(b, func(y T) bool { return equal(x, y) }) {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+func higher(a, b attest.TCB) attest.TCB {
+	return attest.TCB{
+		FMC: max(a.FMC, b.FMC), Bootloader: max(a.Bootloader, b.Bootloader), TEE: max(a.TEE, b.TEE),
+		SNP: max(a.SNP, b.SNP), Microcode: max(a.Microcode, b.Microcode),
+	}
+}
