@@ -34,7 +34,7 @@ func bench(t *testing.T) (*PSP, attest.Collateral) {
 }
 
 func policy(p *PSP, measurement [48]byte, reportData [64]byte) attest.Policy {
-	pol := attest.NovaPolicy(map[string]attest.TCB{Line: p.TCB()})
+	pol := attest.NovaPolicy(map[string]attest.TCB{p.ProductLine(): p.TCB()})
 	chip := p.ChipID()
 	pol.Chips, pol.Measurements, pol.ReportData = [][]byte{chip[:]}, [][]byte{measurement[:]}, reportData
 	pol.RequireAliasCheck, pol.Simulated = true, true
@@ -124,7 +124,14 @@ func TestEveryGateRefuses(t *testing.T) {
 		"version of tomorrow":           {set(0x000, 6), attest.CodeVersion},
 		"unknown processor":             {set(0x188, 0x1b), attest.CodeProduct},
 		"Milan's processor":             {set(0x189, 0x01), attest.CodeChain},
-		"Turin's processor":             {set(0x188, 0x1a, 0x02), attest.CodeProduct},
+		"Turin's processor":             {set(0x188, 0x1a, 0x02), attest.CodeChain},
+		"bit 17 of the guest policy":    {set(0x008+2, 0x01), attest.CodeFormat},
+		"unknown guest policy bit":      {set(0x008+3, 0x04), attest.CodeFormat},
+		"unknown platform bit":          {set(0x040, 0x65), attest.CodeFormat},
+		"unknown key bit":               {set(0x048, 0x20), attest.CodeFormat},
+		"mitigations before version 5":  {set(0x1f8, 1), attest.CodeFormat},
+		"behind the mitigations":        {set(0x208, 1), attest.CodeFormat},
+		"behind the stepping":           {set(0x18b, 1), attest.CodeFormat},
 		"signature algorithm":           {set(0x034, 2), attest.CodeFormat},
 		"signed with VLEK":              {set(0x048, 1<<2), attest.CodeKeyType},
 		"not signed":                    {set(0x048, 7<<2), attest.CodeKeyType},
