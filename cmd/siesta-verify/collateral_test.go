@@ -86,8 +86,13 @@ func TestCollateralForms(t *testing.T) {
 			continue
 		}
 		for _, pair := range [][2][]byte{
-			{got.pckChain, want.pckChain}, {got.pckCRL, want.pckCRL}, {got.rootCRL, want.rootCRL}, {got.tcbInfo, want.tcbInfo},
-			{got.tcbChain, want.tcbChain}, {got.qeIdentity, want.qeIdentity}, {got.qeChain, want.qeChain},
+			{got.pckChain, want.pckChain},
+			{got.pckCRL, want.pckCRL},
+			{got.rootCRL, want.rootCRL},
+			{got.tcbInfo, want.tcbInfo},
+			{got.tcbChain, want.tcbChain},
+			{got.qeIdentity, want.qeIdentity},
+			{got.qeChain, want.qeChain},
 		} {
 			if !bytes.Equal(pair[0], pair[1]) {
 				t.Errorf("%s: read other bytes", name)
