@@ -53,7 +53,7 @@ func elsewhere(jwks []byte, token string) error {
 	if err := json.Unmarshal(jwks, &set); err != nil {
 		return err
 	}
-	signed, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
+	signed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/big"
 	"slices"
 	"strings"
 	"sync"
@@ -219,7 +218,10 @@ func unwrap(g guest, alg string, epk *struct{ Kty, Crv, X, Y string }, wrapped [
 	if err := errors.Join(errX, errY); err != nil {
 		return nil, err
 	}
-	pub := &ecdsa.PublicKey{Curve: g.ec.Curve, X: new(big.Int).SetBytes(x), Y: new(big.Int).SetBytes(y)}
+	pub, err := ecdsa.ParseUncompressedPublicKey(g.ec.Curve, append(append([]byte{4}, x...), y...))
+	if err != nil {
+		return nil, err
+	}
 	kek, err := aes.NewCipher(josecipher.DeriveECDHES(alg, nil, nil, g.ec, pub, 32))
 	if err != nil {
 		return nil, err

@@ -87,15 +87,15 @@ func attempts(t testing.TB, name string) (out []attempt) {
 	t.Helper()
 	var a attempt
 	for _, x := range recording(t, name) {
-		switch {
-		case x.path == "/kbs/v0/auth":
+		switch x.path {
+		case "/kbs/v0/auth":
 			var q struct{ TEE string }
 			var c struct{ Nonce string }
 			if json.Unmarshal(x.request, &q) != nil || json.Unmarshal(x.answer, &c) != nil {
 				t.Fatalf("%s: recorded /auth is not JSON", name)
 			}
 			a = attempt{tee: q.TEE, nonce: c.Nonce}
-		case x.path == "/kbs/v0/attest":
+		case "/kbs/v0/attest":
 			a.body, a.status = x.request, x.status
 			out = append(out, a)
 		}
@@ -113,14 +113,14 @@ func TestRecordedRequests(t *testing.T) {
 				if err != nil || p.Collapsed {
 					t.Fatalf("path %s: %v, collapsed %v", x.path, err, p.Collapsed)
 				}
-				switch {
-				case p.Plugin == "auth":
+				switch p.Plugin {
+				case "auth":
 					recordedAuth(t, name, x)
-				case p.Plugin == "attest":
+				case "attest":
 					recordedAttest(t, x)
-				case p.Plugin == "resource":
+				case "resource":
 					recordedResource(t, name, i, p, x)
-				case p.Plugin == "nosuch":
+				case "nosuch":
 					same(t, x, kbs.PluginNotFound(p.Plugin))
 				default:
 					t.Errorf("nobody answers %s", x.path)

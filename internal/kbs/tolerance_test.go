@@ -8,6 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -46,6 +49,10 @@ func TestClientTolerances(t *testing.T) {
 	}
 	challenge := func(body string) func() error { return func() error { return stockChallenge([]byte(body)) } }
 	token := func(token string) func() error { return func() error { return stockToken(kbs.TokenJSON(token)) } }
+
+	cookie := func(attributes string) func() error {
+		return func() error { return stockCookie("kbs-session-id=a0c8983379f74149acf1ee51193f4d02; " + attributes) }
+	}
 
 	for _, c := range []struct {
 		name  string
@@ -86,6 +93,13 @@ func TestClientTolerances(t *testing.T) {
 		{"token: no exp", token("h." + b64.EncodeToString([]byte(`{}`)) + ".s"), true},
 		{"token: opaque", token("opaque"), false},
 		{"token: padding", token("h." + b64.EncodeToString([]byte(`{}`)) + "=.s"), false},
+
+		{"cookie: as the stock server sets it", cookie("Expires=Mon, 23 Nov 2099 20:33:31 GMT"), true},
+		{"cookie: bare", cookie(""), true},
+		{"cookie: path, hidden, strict", cookie("Path=/kbs/v0; HttpOnly; SameSite=Strict"), true},
+		{"cookie: max-age", cookie("Max-Age=300"), true},
+		{"cookie: path of /auth", cookie("Path=/kbs/v0/auth"), false},
+		{"cookie: of another host", cookie("Domain=example.org"), false},
 
 		{"error: ours", func() error { return stockError(kbs.PolicyDenied("01J0").JSON()) }, true},
 		{"error: not JSON", func() error { return stockError([]byte("denied")) }, false},
@@ -205,6 +219,24 @@ func stockError(body []byte) error {
 	}
 	if e.Type == nil || e.Detail == nil {
 		return errors.New("type or detail is missing")
+	}
+	return nil
+}
+
+// stockCookie keeps a cookie of /auth as the clients' store does, for /attest and
+// the resource.
+func stockCookie(header string) error {
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		return err
+	}
+	at := url.URL{Scheme: "http", Host: "127.0.0.1:27081", Path: kbs.Prefix + "/auth"}
+	jar.SetCookies(&at, (&http.Response{Header: http.Header{"Set-Cookie": {header}}}).Cookies())
+	for _, path := range []string{"/attest", "/resource/default/sample/test"} {
+		at.Path = kbs.Prefix + path
+		if got := jar.Cookies(&at); len(got) != 1 || got[0].Name != kbs.Cookie || !kbs.ValidSession(got[0].Value) {
+			return fmt.Errorf("%d cookies go to %s", len(got), path)
+		}
 	}
 	return nil
 }
