@@ -126,6 +126,8 @@ type AttestationConfig struct {
 	RequireAliasCheck bool `yaml:"require_alias_check"`
 	// RevocationLists are AMD's CRLs (DER files). With none, nobody looks whether AMD has revoked an intermediate key.
 	RevocationLists []string `yaml:"revocation_lists"`
+	// FloorKeys are the public keys (Ed25519, PEM files) that sign floor files; with none, no floor file is accepted.
+	FloorKeys []string `yaml:"floor_keys"`
 }
 
 // SiteConfig is one cloud.
@@ -173,4 +175,6 @@ type ChipConfig struct {
 	ID string `yaml:"id"`
 	// VCEKFile is its certificate (DER), for hosts that give guests none.
 	VCEKFile string `yaml:"vcek_file"`
+	// Host is the name of the machine that it is in, so that a machine can be quarantined. Two chips may be in one.
+	Host string `yaml:"host"`
 }

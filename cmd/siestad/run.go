@@ -27,6 +27,7 @@ import (
 	"github.com/eosc-siesta/siestad/internal/keybroker"
 	"github.com/eosc-siesta/siestad/internal/permit"
 	"github.com/eosc-siesta/siestad/internal/postgres"
+	"github.com/eosc-siesta/siestad/internal/quarantine"
 	"github.com/eosc-siesta/siestad/internal/workspace"
 )
 
@@ -83,10 +84,14 @@ func serve(ctx context.Context, c *Config) error {
 	if err != nil {
 		return err
 	}
+	inForce, err := policies(c, db, clouds)
+	if err != nil {
+		return err
+	}
 	broker, err := keybroker.New(keybroker.Config{
 		DB: db, Log: log, Facts: permits, Stores: workspace.KeyStores(clouds), Keyring: keyring,
 		Verifier: &attest.Verifier{}, Collateral: known, Key: brokerKey, Installation: c.Installation,
-		Lease: c.Broker.Lease, Logger: logger.Named("broker"),
+		Lease: c.Broker.Lease, Logger: logger.Named("broker"), Policies: inForce, Host: inForce.Host,
 	})
 	if err != nil {
 		return err
@@ -117,6 +122,7 @@ func serve(ctx context.Context, c *Config) error {
 	server, err := api.New(api.Config{
 		DB: db, Logger: logger.Named("api"), Log: log, Authz: rules, Issuers: issuers(c), Workspaces: workspaces,
 		Permits: permits, Images: images, Broker: broker, Secrets: broker, Attestations: broker, Sites: apiSites(clouds), CursorKey: cursorKey, Metrics: metrics,
+		Policies: inForce, Decisions: inForce.Archive, Quarantines: quarantine.New(db, permits, inForce.Host),
 		Ready: func(ctx context.Context) error { return postgres.CheckSchema(ctx, db) },
 	})
 	if err != nil {

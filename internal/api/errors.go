@@ -12,11 +12,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/eosc-siesta/siestad/internal/api/gen"
+	"github.com/eosc-siesta/siestad/internal/floor"
 	"github.com/eosc-siesta/siestad/internal/flow"
 	"github.com/eosc-siesta/siestad/internal/image"
 	"github.com/eosc-siesta/siestad/internal/keybroker"
 	"github.com/eosc-siesta/siestad/internal/openstack"
 	"github.com/eosc-siesta/siestad/internal/permit"
+	"github.com/eosc-siesta/siestad/internal/policy"
 	"github.com/eosc-siesta/siestad/internal/workspace"
 )
 
@@ -42,7 +44,9 @@ var (
 	kindFacts        = kind{403, "facts-missing", "A fact that this needs does not hold", "See in `facts` who can fix which.", true}
 	kindDoor         = kind{403, "guest-refused", "Refused", "Show the decision's id to the owner of the workspace, who can read why.", true}
 	kindDoorBusy     = kind{503, "ask-again", "Not now", "Send the same request again after Retry-After seconds.", true}
-	kindSelf         = kind{403, "self-approval", "Never the same person", "Ask another custodian to approve it.", true}
+	kindSelf         = kind{403, "self-approval", "Never the same person", "Ask somebody else who may do it.", true}
+	kindWider        = kind{422, "wider-than-site", "A policy only narrows", "Take out what the site's configuration does not admit.", true}
+	kindNotKept      = kind{409, "not-replayable", "What it rests on is not kept", "It was decided before such things were kept, or is a refusal without evidence.", true}
 	kindNotCustodian = kind{403, "not-custodian", "Only the custodian decides over a dataset", "Ask the custodian of the dataset.", true}
 	kindNotFound     = kind{404, "not-found", "There is no such thing for you", "Check the id; lists show what you may see.", true}
 	kindMethod       = kind{405, "method-not-allowed", "The path has no such method", "See openapi.yaml for the methods of this path.", true}
@@ -77,6 +81,13 @@ var sentinels = []struct {
 	{permit.ErrState, kindState},
 	{permit.ErrInvalid, kindInvalid},
 	{permit.ErrNotFound, kindNotFound},
+	{permit.ErrSamePerson, kindSelf},
+	{policy.ErrSamePerson, kindSelf},
+	{policy.ErrWider, kindWider},
+	{policy.ErrState, kindState},
+	{policy.ErrInvalid, kindInvalid},
+	{policy.ErrNotFound, kindNotFound},
+	{floor.ErrInvalid, kindInvalid},
 	{image.ErrSelfApproval, kindSelf},
 	{image.ErrTooLarge, kindTooLarge},
 	{image.ErrState, kindState},
@@ -90,6 +101,7 @@ var sentinels = []struct {
 	{flow.ErrNotFound, kindNotFound},
 	{keybroker.ErrExists, kindExists},
 	{keybroker.ErrInvalid, kindInvalid},
+	{keybroker.ErrNotKept, kindNotKept},
 	{keybroker.ErrBusy, kindBusy},
 	{keybroker.ErrState, kindState},
 	{keybroker.ErrShredded, kindState},

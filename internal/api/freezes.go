@@ -83,6 +83,6 @@ func (s *Server) freeze(ctx context.Context, op authz.Operation, id string) (per
 func freezeView(f permit.Freeze) gen.Freeze {
 	return gen.Freeze{
 		ID: f.ID, Kind: gen.FreezeKind(f.Kind), Value: f.Value, Reason: f.Reason, State: gen.FreezeState(f.State),
-		PlacedBy: f.PlacedBy, LiftedBy: f.LiftedBy, CreatedAt: f.CreatedAt.UTC(),
+		PlacedBy: f.PlacedBy, LiftedBy: f.LiftedBy, Quarantine: optional(f.Quarantine), CreatedAt: f.CreatedAt.UTC(),
 	}
 }

@@ -38,7 +38,9 @@ import (
 	"github.com/eosc-siesta/siestad/internal/keybroker"
 	"github.com/eosc-siesta/siestad/internal/openstack"
 	"github.com/eosc-siesta/siestad/internal/permit"
+	"github.com/eosc-siesta/siestad/internal/policy"
 	"github.com/eosc-siesta/siestad/internal/postgres/pgtest"
+	"github.com/eosc-siesta/siestad/internal/quarantine"
 	"github.com/eosc-siesta/siestad/internal/workspace"
 )
 
@@ -50,6 +52,7 @@ type rig struct {
 	server     *Server
 	log        *audit.Log
 	workspaces *fakeWorkspaces
+	policies   *policy.Service
 	broker     *fakeBroker
 	store      *keyStore
 	api, door  http.Handler
@@ -74,8 +77,10 @@ func newRigWith(t testing.TB, s setup) *rig {
 	real, store := newBroker(t, r.db, r.log, s)
 	r.broker, r.store = &fakeBroker{Broker: real}, store
 	r.workspaces = &fakeWorkspaces{all: map[string]workspace.Workspace{}, ops: map[string]workspace.Operation{}}
+	r.policies = newPolicies(r.db)
 	r.server, err = New(Config{
 		DB: r.db, Logger: zap.NewNop(), Log: r.log, Authz: rules, Workspaces: r.workspaces, Permits: permit.New(r.db), Images: image.New(r.db),
+		Policies: r.policies, Decisions: keybroker.NewArchive(r.db, nil), Quarantines: quarantine.New(r.db, permit.New(r.db), hostOfTest),
 		Broker: r.broker, Secrets: r.broker, Attestations: r.broker, CursorKey: make([]byte, 32), Ready: func(context.Context) error { return nil }, Metrics: prometheus.NewRegistry(),
 		Issuers: []Issuer{r.issuer.config()},
 		Sites: []Site{{

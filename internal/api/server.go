@@ -20,7 +20,10 @@ import (
 	"github.com/eosc-siesta/siestad/internal/authz"
 	"github.com/eosc-siesta/siestad/internal/door"
 	"github.com/eosc-siesta/siestad/internal/image"
+	"github.com/eosc-siesta/siestad/internal/keybroker"
 	"github.com/eosc-siesta/siestad/internal/permit"
+	"github.com/eosc-siesta/siestad/internal/policy"
+	"github.com/eosc-siesta/siestad/internal/quarantine"
 	"github.com/eosc-siesta/siestad/internal/workspace"
 )
 
@@ -60,6 +63,10 @@ type Config struct {
 	// Attestations serves stock clients, and tokens.
 	Attestations Attestations
 	Sites        []Site
+	// Policies, Decisions and Quarantines are what the broker judges by, what it judged, and what it is not to judge at all.
+	Policies    *policy.Service
+	Decisions   *keybroker.Archive
+	Quarantines *quarantine.Service
 	// CursorKey signs the cursors of lists; every instance of an installation has the same.
 	CursorKey []byte
 	// Ready says why requests cannot be served, nil if they can.
@@ -84,7 +91,8 @@ type Server struct {
 // New checks the configuration. It makes no call to the network or the database.
 func New(cfg Config) (*Server, error) {
 	if cfg.DB == nil || cfg.Logger == nil || cfg.Log == nil || cfg.Authz == nil || cfg.Workspaces == nil || cfg.Permits == nil ||
-		cfg.Images == nil || cfg.Broker == nil || cfg.Secrets == nil || cfg.Attestations == nil || cfg.Ready == nil || cfg.Metrics == nil {
+		cfg.Images == nil || cfg.Broker == nil || cfg.Secrets == nil || cfg.Attestations == nil || cfg.Ready == nil || cfg.Metrics == nil ||
+		cfg.Policies == nil || cfg.Decisions == nil || cfg.Quarantines == nil {
 		return nil, errors.New("making the API: a required part is missing")
 	}
 	if len(cfg.CursorKey) < 32 {

@@ -23,6 +23,69 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for CheckStatus.
+const (
+	CheckStatusFailed    CheckStatus = "failed"
+	CheckStatusNotJudged CheckStatus = "not judged"
+	CheckStatusPassed    CheckStatus = "passed"
+)
+
+// Valid indicates whether the value is a known member of the CheckStatus enum.
+func (e CheckStatus) Valid() bool {
+	switch e {
+	case CheckStatusFailed:
+		return true
+	case CheckStatusNotJudged:
+		return true
+	case CheckStatusPassed:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for DecisionOutcome.
+const (
+	DecisionOutcomeRefused  DecisionOutcome = "refused"
+	DecisionOutcomeReleased DecisionOutcome = "released"
+	DecisionOutcomeRenewed  DecisionOutcome = "renewed"
+)
+
+// Valid indicates whether the value is a known member of the DecisionOutcome enum.
+func (e DecisionOutcome) Valid() bool {
+	switch e {
+	case DecisionOutcomeRefused:
+		return true
+	case DecisionOutcomeReleased:
+		return true
+	case DecisionOutcomeRenewed:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for FloorState.
+const (
+	FloorStateActive   FloorState = "active"
+	FloorStateProposed FloorState = "proposed"
+	FloorStateRetired  FloorState = "retired"
+)
+
+// Valid indicates whether the value is a known member of the FloorState enum.
+func (e FloorState) Valid() bool {
+	switch e {
+	case FloorStateActive:
+		return true
+	case FloorStateProposed:
+		return true
+	case FloorStateRetired:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for FreezeState.
 const (
 	FreezeStateLifted FreezeState = "lifted"
@@ -45,8 +108,11 @@ func (e FreezeState) Valid() bool {
 const (
 	FreezeKindChip    FreezeKind = "chip"
 	FreezeKindDataset FreezeKind = "dataset"
+	FreezeKindHost    FreezeKind = "host"
 	FreezeKindImage   FreezeKind = "image"
+	FreezeKindKey     FreezeKind = "key"
 	FreezeKindPerson  FreezeKind = "person"
+	FreezeKindProduct FreezeKind = "product"
 	FreezeKindProject FreezeKind = "project"
 	FreezeKindSite    FreezeKind = "site"
 )
@@ -58,9 +124,15 @@ func (e FreezeKind) Valid() bool {
 		return true
 	case FreezeKindDataset:
 		return true
+	case FreezeKindHost:
+		return true
 	case FreezeKindImage:
 		return true
+	case FreezeKindKey:
+		return true
 	case FreezeKindPerson:
+		return true
+	case FreezeKindProduct:
 		return true
 	case FreezeKindProject:
 		return true
@@ -94,22 +166,22 @@ func (e ImageFileKind) Valid() bool {
 
 // Defines values for ImageState.
 const (
-	Approved   ImageState = "approved"
-	Draft      ImageState = "draft"
-	Registered ImageState = "registered"
-	Withdrawn  ImageState = "withdrawn"
+	ImageStateApproved   ImageState = "approved"
+	ImageStateDraft      ImageState = "draft"
+	ImageStateRegistered ImageState = "registered"
+	ImageStateWithdrawn  ImageState = "withdrawn"
 )
 
 // Valid indicates whether the value is a known member of the ImageState enum.
 func (e ImageState) Valid() bool {
 	switch e {
-	case Approved:
+	case ImageStateApproved:
 		return true
-	case Draft:
+	case ImageStateDraft:
 		return true
-	case Registered:
+	case ImageStateRegistered:
 		return true
-	case Withdrawn:
+	case ImageStateWithdrawn:
 		return true
 	default:
 		return false
@@ -221,18 +293,141 @@ func (e PermitState) Valid() bool {
 	}
 }
 
+// Defines values for PolicyChangeBecomes.
+const (
+	PolicyChangeBecomesAccepted PolicyChangeBecomes = "accepted"
+	PolicyChangeBecomesRefused  PolicyChangeBecomes = "refused"
+)
+
+// Valid indicates whether the value is a known member of the PolicyChangeBecomes enum.
+func (e PolicyChangeBecomes) Valid() bool {
+	switch e {
+	case PolicyChangeBecomesAccepted:
+		return true
+	case PolicyChangeBecomesRefused:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PolicyChangeWas.
+const (
+	PolicyChangeWasAccepted PolicyChangeWas = "accepted"
+	PolicyChangeWasRefused  PolicyChangeWas = "refused"
+)
+
+// Valid indicates whether the value is a known member of the PolicyChangeWas enum.
+func (e PolicyChangeWas) Valid() bool {
+	switch e {
+	case PolicyChangeWasAccepted:
+		return true
+	case PolicyChangeWasRefused:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PolicyScopeKind.
+const (
+	PolicyScopeKindProject PolicyScopeKind = "project"
+	PolicyScopeKindSite    PolicyScopeKind = "site"
+)
+
+// Valid indicates whether the value is a known member of the PolicyScopeKind enum.
+func (e PolicyScopeKind) Valid() bool {
+	switch e {
+	case PolicyScopeKindProject:
+		return true
+	case PolicyScopeKindSite:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for PolicyState.
+const (
+	PolicyStateActive   PolicyState = "active"
+	PolicyStateDraft    PolicyState = "draft"
+	PolicyStateProposed PolicyState = "proposed"
+	PolicyStateRetired  PolicyState = "retired"
+)
+
+// Valid indicates whether the value is a known member of the PolicyState enum.
+func (e PolicyState) Valid() bool {
+	switch e {
+	case PolicyStateActive:
+		return true
+	case PolicyStateDraft:
+		return true
+	case PolicyStateProposed:
+		return true
+	case PolicyStateRetired:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ProjectState.
 const (
-	Active ProjectState = "active"
-	Closed ProjectState = "closed"
+	ProjectStateActive ProjectState = "active"
+	ProjectStateClosed ProjectState = "closed"
 )
 
 // Valid indicates whether the value is a known member of the ProjectState enum.
 func (e ProjectState) Valid() bool {
 	switch e {
-	case Active:
+	case ProjectStateActive:
 		return true
-	case Closed:
+	case ProjectStateClosed:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for QuarantineState.
+const (
+	QuarantineStateLifted QuarantineState = "lifted"
+	QuarantineStateLive   QuarantineState = "live"
+)
+
+// Valid indicates whether the value is a known member of the QuarantineState enum.
+func (e QuarantineState) Valid() bool {
+	switch e {
+	case QuarantineStateLifted:
+		return true
+	case QuarantineStateLive:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for QuarantineKind.
+const (
+	QuarantineKindChip    QuarantineKind = "chip"
+	QuarantineKindHost    QuarantineKind = "host"
+	QuarantineKindImage   QuarantineKind = "image"
+	QuarantineKindKey     QuarantineKind = "key"
+	QuarantineKindProduct QuarantineKind = "product"
+)
+
+// Valid indicates whether the value is a known member of the QuarantineKind enum.
+func (e QuarantineKind) Valid() bool {
+	switch e {
+	case QuarantineKindChip:
+		return true
+	case QuarantineKindHost:
+		return true
+	case QuarantineKindImage:
+		return true
+	case QuarantineKindKey:
+		return true
+	case QuarantineKindProduct:
 		return true
 	default:
 		return false
@@ -380,6 +575,26 @@ type AuditPage struct {
 	Next  *string      `json:"next,omitempty"`
 }
 
+// Check defines model for Check.
+type Check struct {
+	// Advice What an operator does next.
+	Advice   *string `json:"advice,omitempty"`
+	Code     string  `json:"code"`
+	Expected *string `json:"expected,omitempty"`
+	Got      *string `json:"got,omitempty"`
+	Name     string  `json:"name"`
+
+	// Section The place in the vendor's document.
+	Section *string `json:"section,omitempty"`
+
+	// Source code, policy, certificate, collateral or broker
+	Source string      `json:"source"`
+	Status CheckStatus `json:"status"`
+}
+
+// CheckStatus defines model for Check.Status.
+type CheckStatus string
+
 // ConsistencyProof defines model for ConsistencyProof.
 type ConsistencyProof struct {
 	Hashes []string `json:"hashes"`
@@ -407,6 +622,42 @@ type DatasetCreate struct {
 type DatasetPage struct {
 	Items []Dataset `json:"items"`
 	Next  *string   `json:"next,omitempty"`
+}
+
+// Decision defines model for Decision.
+type Decision struct {
+	At         time.Time `json:"at"`
+	Checks     *[]Check  `json:"checks,omitempty"`
+	Code       *string   `json:"code,omitempty"`
+	Collateral *string   `json:"collateral,omitempty"`
+
+	// Evidence SHA-256 of the report, as all digests here.
+	Evidence   *string `json:"evidence,omitempty"`
+	Generation int     `json:"generation"`
+	ID         string  `json:"id"`
+	Lease      *string `json:"lease,omitempty"`
+
+	// Outcome released, renewed, refused, or what else was given
+	Outcome    string  `json:"outcome"`
+	Policy     *string `json:"policy,omitempty"`
+	Project    string  `json:"project"`
+	Purpose    string  `json:"purpose"`
+	ReportData *string `json:"report_data,omitempty"`
+	Site       string  `json:"site"`
+	Tee        string  `json:"tee"`
+	Workspace  string  `json:"workspace"`
+}
+
+// DecisionBundle For `siesta-verify decision`.
+type DecisionBundle map[string]interface{}
+
+// DecisionOutcome defines model for DecisionOutcome.
+type DecisionOutcome string
+
+// DecisionPage defines model for DecisionPage.
+type DecisionPage struct {
+	Items []Decision `json:"items"`
+	Next  *string    `json:"next,omitempty"`
 }
 
 // Explanation defines model for Explanation.
@@ -443,16 +694,98 @@ type Fact struct {
 	Why  string `json:"why"`
 }
 
+// Floor defines model for Floor.
+type Floor struct {
+	ActivatedBy *string         `json:"activated_by,omitempty"`
+	Advisories  []FloorAdvisory `json:"advisories"`
+	CreatedAt   time.Time       `json:"created_at"`
+	ID          string          `json:"id"`
+	Issued      time.Time       `json:"issued"`
+	ProposedBy  string          `json:"proposed_by"`
+	Sha256      string          `json:"sha256"`
+	State       FloorState      `json:"state"`
+}
+
+// FloorState defines model for Floor.State.
+type FloorState string
+
+// FloorAdvisory defines model for FloorAdvisory.
+type FloorAdvisory struct {
+	Date     string   `json:"date"`
+	ID       string   `json:"id"`
+	Products []string `json:"products"`
+	Title    *string  `json:"title,omitempty"`
+}
+
+// FloorCheck defines model for FloorCheck.
+type FloorCheck struct {
+	Failing []FloorFailure `json:"failing"`
+	Hosts   []FloorHost    `json:"hosts"`
+	Issued  time.Time      `json:"issued"`
+
+	// Judged Guests whose newest accepted evidence was judged again.
+	Judged int `json:"judged"`
+
+	// NotReplayable Guests whose evidence or collateral is not kept.
+	NotReplayable int `json:"not_replayable"`
+
+	// Unseen Guests that are armed and have shown no evidence yet.
+	Unseen int `json:"unseen"`
+}
+
+// FloorFailure defines model for FloorFailure.
+type FloorFailure struct {
+	Advisories *[]string `json:"advisories,omitempty"`
+	Check      string    `json:"check"`
+	Chip       *string   `json:"chip,omitempty"`
+	Code       string    `json:"code"`
+	Decision   string    `json:"decision"`
+	Expected   *string   `json:"expected,omitempty"`
+	Got        *string   `json:"got,omitempty"`
+	Host       *string   `json:"host,omitempty"`
+
+	// Lease The live lease that would not be renewed.
+	Lease     *string `json:"lease,omitempty"`
+	Project   string  `json:"project"`
+	Site      string  `json:"site"`
+	Workspace string  `json:"workspace"`
+}
+
+// FloorFile defines model for FloorFile.
+type FloorFile struct {
+	// Key SHA-256 of the key that signed it.
+	Key       string `json:"key"`
+	Payload   []byte `json:"payload"`
+	Signature []byte `json:"signature"`
+}
+
+// FloorHost defines model for FloorHost.
+type FloorHost struct {
+	Chip       string  `json:"chip"`
+	Host       *string `json:"host,omitempty"`
+	Site       string  `json:"site"`
+	Workspaces int     `json:"workspaces"`
+}
+
+// FloorPage defines model for FloorPage.
+type FloorPage struct {
+	Items []Floor `json:"items"`
+	Next  *string `json:"next,omitempty"`
+}
+
 // Freeze defines model for Freeze.
 type Freeze struct {
-	CreatedAt time.Time   `json:"created_at"`
-	ID        string      `json:"id"`
-	Kind      FreezeKind  `json:"kind"`
-	LiftedBy  *string     `json:"lifted_by,omitempty"`
-	PlacedBy  string      `json:"placed_by"`
-	Reason    string      `json:"reason"`
-	State     FreezeState `json:"state"`
-	Value     string      `json:"value"`
+	CreatedAt time.Time  `json:"created_at"`
+	ID        string     `json:"id"`
+	Kind      FreezeKind `json:"kind"`
+	LiftedBy  *string    `json:"lifted_by,omitempty"`
+	PlacedBy  string     `json:"placed_by"`
+
+	// Quarantine A quarantine, which is lifted as one.
+	Quarantine *bool       `json:"quarantine,omitempty"`
+	Reason     string      `json:"reason"`
+	State      FreezeState `json:"state"`
+	Value      string      `json:"value"`
 }
 
 // FreezeState defines model for Freeze.State.
@@ -463,7 +796,7 @@ type FreezeCreate struct {
 	Kind   FreezeKind `json:"kind"`
 	Reason string     `json:"reason"`
 
-	// Value The subject, id or name; a chip id in lower-case hex.
+	// Value The subject, id or name; a chip id in lower-case hex, a host as site/name, a key as workspace/version.
 	Value string `json:"value"`
 }
 
@@ -601,6 +934,99 @@ type PermitPage struct {
 	Next  *string  `json:"next,omitempty"`
 }
 
+// Policy defines model for Policy.
+type Policy struct {
+	ActivatedBy *string                `json:"activated_by,omitempty"`
+	ChangedAt   time.Time              `json:"changed_at"`
+	CreatedAt   time.Time              `json:"created_at"`
+	CreatedBy   string                 `json:"created_by"`
+	Document    map[string]interface{} `json:"document"`
+	ID          string                 `json:"id"`
+	Kind        PolicyScopeKind        `json:"kind"`
+	Note        string                 `json:"note"`
+	ProposedBy  *string                `json:"proposed_by,omitempty"`
+	RetiredBy   *string                `json:"retired_by,omitempty"`
+
+	// RetiringBy Who has asked for its end; a second person ends it.
+	RetiringBy *string `json:"retiring_by,omitempty"`
+	Scope      string  `json:"scope"`
+
+	// Sha256 The name of the document; of its canonical bytes.
+	Sha256       string      `json:"sha256"`
+	State        PolicyState `json:"state"`
+	SupersededBy *string     `json:"superseded_by,omitempty"`
+	Version      int         `json:"version"`
+}
+
+// PolicyChange defines model for PolicyChange.
+type PolicyChange struct {
+	Advice    *string             `json:"advice,omitempty"`
+	At        time.Time           `json:"at"`
+	Becomes   PolicyChangeBecomes `json:"becomes"`
+	Check     *string             `json:"check,omitempty"`
+	Code      *string             `json:"code,omitempty"`
+	Decision  string              `json:"decision"`
+	Expected  *string             `json:"expected,omitempty"`
+	Got       *string             `json:"got,omitempty"`
+	Project   string              `json:"project"`
+	Site      string              `json:"site"`
+	Was       PolicyChangeWas     `json:"was"`
+	WasCode   *string             `json:"was_code,omitempty"`
+	Workspace string              `json:"workspace"`
+}
+
+// PolicyChangeBecomes defines model for PolicyChange.Becomes.
+type PolicyChangeBecomes string
+
+// PolicyChangeWas defines model for PolicyChange.Was.
+type PolicyChangeWas string
+
+// PolicyCreate defines model for PolicyCreate.
+type PolicyCreate struct {
+	// Document A policy document, strictly read.
+	Document map[string]interface{} `json:"document"`
+	Kind     PolicyScopeKind        `json:"kind"`
+
+	// Note Why; kept with the version.
+	Note  string `json:"note"`
+	Scope Slug   `json:"scope"`
+}
+
+// PolicyPage defines model for PolicyPage.
+type PolicyPage struct {
+	Items []Policy `json:"items"`
+	Next  *string  `json:"next,omitempty"`
+}
+
+// PolicyScopeKind defines model for PolicyScopeKind.
+type PolicyScopeKind string
+
+// PolicyState defines model for PolicyState.
+type PolicyState string
+
+// PolicyTest defines model for PolicyTest.
+type PolicyTest struct {
+	Changes []PolicyChange `json:"changes"`
+
+	// Judged Verdicts that were taken again.
+	Judged int `json:"judged"`
+
+	// NotReplayable Decisions whose evidence or collateral is not kept.
+	NotReplayable int       `json:"not_replayable"`
+	Policy        string    `json:"policy"`
+	Since         time.Time `json:"since"`
+
+	// Truncated There were more than one test looks at; the newest were judged.
+	Truncated bool      `json:"truncated"`
+	Until     time.Time `json:"until"`
+}
+
+// PolicyTestRequest defines model for PolicyTestRequest.
+type PolicyTestRequest struct {
+	Since time.Time  `json:"since"`
+	Until *time.Time `json:"until,omitempty"`
+}
+
 // Preflight defines model for Preflight.
 type Preflight struct {
 	At     time.Time `json:"at"`
@@ -675,6 +1101,53 @@ type ProjectMembers struct {
 type ProjectPage struct {
 	Items []Project `json:"items"`
 	Next  *string   `json:"next,omitempty"`
+}
+
+// Quarantine defines model for Quarantine.
+type Quarantine struct {
+	CreatedAt time.Time        `json:"created_at"`
+	Hits      *[]QuarantineHit `json:"hits,omitempty"`
+	ID        string           `json:"id"`
+	Kind      QuarantineKind   `json:"kind"`
+	LiftedBy  *string          `json:"lifted_by,omitempty"`
+	PlacedBy  string           `json:"placed_by"`
+	Reason    string           `json:"reason"`
+	State     QuarantineState  `json:"state"`
+	Value     string           `json:"value"`
+}
+
+// QuarantineState defines model for Quarantine.State.
+type QuarantineState string
+
+// QuarantineCreate defines model for QuarantineCreate.
+type QuarantineCreate struct {
+	Kind   QuarantineKind `json:"kind"`
+	Reason string         `json:"reason"`
+
+	// Value A chip id in lower-case hex, site/name of a host, an image, workspace/version of a key, or a product line.
+	Value string `json:"value"`
+}
+
+// QuarantineHit defines model for QuarantineHit.
+type QuarantineHit struct {
+	Chip       *string `json:"chip,omitempty"`
+	Generation int     `json:"generation"`
+	Host       *string `json:"host,omitempty"`
+
+	// Lease The lease that was ended; absent where a guest was armed and held no key.
+	Lease     *string `json:"lease,omitempty"`
+	Project   string  `json:"project"`
+	Site      string  `json:"site"`
+	Workspace string  `json:"workspace"`
+}
+
+// QuarantineKind defines model for QuarantineKind.
+type QuarantineKind string
+
+// QuarantinePage defines model for QuarantinePage.
+type QuarantinePage struct {
+	Items []Quarantine `json:"items"`
+	Next  *string      `json:"next,omitempty"`
 }
 
 // Quota defines model for Quota.
@@ -852,6 +1325,15 @@ type Cursor = string
 // FilterAction defines model for FilterAction.
 type FilterAction = string
 
+// FilterDecisionCode defines model for FilterDecisionCode.
+type FilterDecisionCode = string
+
+// FilterDecisionOutcome defines model for FilterDecisionOutcome.
+type FilterDecisionOutcome = DecisionOutcome
+
+// FilterDecisionWorkspace defines model for FilterDecisionWorkspace.
+type FilterDecisionWorkspace = ULID
+
 // FilterImageState defines model for FilterImageState.
 type FilterImageState = ImageState
 
@@ -860,6 +1342,15 @@ type FilterObject = string
 
 // FilterOutcome defines model for FilterOutcome.
 type FilterOutcome = Outcome
+
+// FilterPolicyKind defines model for FilterPolicyKind.
+type FilterPolicyKind = PolicyScopeKind
+
+// FilterPolicyScope defines model for FilterPolicyScope.
+type FilterPolicyScope = Slug
+
+// FilterPolicyState defines model for FilterPolicyState.
+type FilterPolicyState = PolicyState
 
 // FilterProject defines model for FilterProject.
 type FilterProject = Slug
@@ -891,6 +1382,12 @@ type OfWorkspace = ULID
 // PathDataset defines model for PathDataset.
 type PathDataset = Slug
 
+// PathDecision defines model for PathDecision.
+type PathDecision = ULID
+
+// PathFloor defines model for PathFloor.
+type PathFloor = ULID
+
 // PathFreeze defines model for PathFreeze.
 type PathFreeze = ULID
 
@@ -909,8 +1406,14 @@ type PathOperation = string
 // PathPermit defines model for PathPermit.
 type PathPermit = ULID
 
+// PathPolicy defines model for PathPolicy.
+type PathPolicy = ULID
+
 // PathProject defines model for PathProject.
 type PathProject = Slug
+
+// PathQuarantine defines model for PathQuarantine.
+type PathQuarantine = ULID
 
 // PathSecret defines model for PathSecret.
 type PathSecret = ULID
@@ -1014,6 +1517,43 @@ type CreateDatasetParams struct {
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
 }
 
+// ListDecisionsParams defines parameters for ListDecisions.
+type ListDecisionsParams struct {
+	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	Cursor    *Cursor                  `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Limit     *Limit                   `form:"limit,omitempty" json:"limit,omitempty"`
+	Workspace *FilterDecisionWorkspace `form:"workspace,omitempty" json:"workspace,omitempty"`
+	Code      *FilterDecisionCode      `form:"code,omitempty" json:"code,omitempty"`
+	Outcome   *FilterDecisionOutcome   `form:"outcome,omitempty" json:"outcome,omitempty"`
+	Since     *FilterSince             `form:"since,omitempty" json:"since,omitempty"`
+	Until     *FilterUntil             `form:"until,omitempty" json:"until,omitempty"`
+}
+
+// CheckFloorParams defines parameters for CheckFloor.
+type CheckFloorParams struct {
+	// IdempotencyKey Any string made for this request alone, a UUID for example.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
+}
+
+// ListFloorsParams defines parameters for ListFloors.
+type ListFloorsParams struct {
+	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// CreateFloorParams defines parameters for CreateFloor.
+type CreateFloorParams struct {
+	// IdempotencyKey Any string made for this request alone, a UUID for example.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
+}
+
+// ActivateFloorParams defines parameters for ActivateFloor.
+type ActivateFloorParams struct {
+	// IdempotencyKey Any string made for this request alone, a UUID for example.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
+}
+
 // ListFreezesParams defines parameters for ListFreezes.
 type ListFreezesParams struct {
 	// Cursor The `next` of the page before. Good only for the same caller and filter.
@@ -1099,6 +1639,46 @@ type EndPermitParams struct {
 	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
 }
 
+// ListPoliciesParams defines parameters for ListPolicies.
+type ListPoliciesParams struct {
+	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	Cursor *Cursor            `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Limit  *Limit             `form:"limit,omitempty" json:"limit,omitempty"`
+	Kind   *FilterPolicyKind  `form:"kind,omitempty" json:"kind,omitempty"`
+	Scope  *FilterPolicyScope `form:"scope,omitempty" json:"scope,omitempty"`
+	State  *FilterPolicyState `form:"state,omitempty" json:"state,omitempty"`
+}
+
+// CreatePolicyParams defines parameters for CreatePolicy.
+type CreatePolicyParams struct {
+	// IdempotencyKey Any string made for this request alone, a UUID for example.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
+}
+
+// ActivatePolicyParams defines parameters for ActivatePolicy.
+type ActivatePolicyParams struct {
+	// IdempotencyKey Any string made for this request alone, a UUID for example.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
+}
+
+// ProposePolicyParams defines parameters for ProposePolicy.
+type ProposePolicyParams struct {
+	// IdempotencyKey Any string made for this request alone, a UUID for example.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
+}
+
+// RetirePolicyParams defines parameters for RetirePolicy.
+type RetirePolicyParams struct {
+	// IdempotencyKey Any string made for this request alone, a UUID for example.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
+}
+
+// TestPolicyParams defines parameters for TestPolicy.
+type TestPolicyParams struct {
+	// IdempotencyKey Any string made for this request alone, a UUID for example.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
+}
+
 // ListProjectsParams defines parameters for ListProjects.
 type ListProjectsParams struct {
 	// Cursor The `next` of the page before. Good only for the same caller and filter.
@@ -1122,6 +1702,25 @@ type CloseProjectParams struct {
 type SetProjectMembersParams struct {
 	// IfMatch The ETag that was last seen, or `*`. Left out, the answer is 428.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// ListQuarantinesParams defines parameters for ListQuarantines.
+type ListQuarantinesParams struct {
+	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// CreateQuarantineParams defines parameters for CreateQuarantine.
+type CreateQuarantineParams struct {
+	// IdempotencyKey Any string made for this request alone, a UUID for example.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
+}
+
+// LiftQuarantineParams defines parameters for LiftQuarantine.
+type LiftQuarantineParams struct {
+	// IdempotencyKey Any string made for this request alone, a UUID for example.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
 }
 
 // ListSecretsParams defines parameters for ListSecrets.
@@ -1181,6 +1780,12 @@ type RebootWorkspaceParams struct {
 // CreateDatasetJSONRequestBody defines body for CreateDataset for application/json ContentType.
 type CreateDatasetJSONRequestBody = DatasetCreate
 
+// CheckFloorJSONRequestBody defines body for CheckFloor for application/json ContentType.
+type CheckFloorJSONRequestBody = FloorFile
+
+// CreateFloorJSONRequestBody defines body for CreateFloor for application/json ContentType.
+type CreateFloorJSONRequestBody = FloorFile
+
 // CreateFreezeJSONRequestBody defines body for CreateFreeze for application/json ContentType.
 type CreateFreezeJSONRequestBody = FreezeCreate
 
@@ -1190,11 +1795,20 @@ type CreateImageJSONRequestBody = ImageCreate
 // GrantPermitJSONRequestBody defines body for GrantPermit for application/json ContentType.
 type GrantPermitJSONRequestBody = PermitGrant
 
+// CreatePolicyJSONRequestBody defines body for CreatePolicy for application/json ContentType.
+type CreatePolicyJSONRequestBody = PolicyCreate
+
+// TestPolicyJSONRequestBody defines body for TestPolicy for application/json ContentType.
+type TestPolicyJSONRequestBody = PolicyTestRequest
+
 // CreateProjectJSONRequestBody defines body for CreateProject for application/json ContentType.
 type CreateProjectJSONRequestBody = ProjectCreate
 
 // SetProjectMembersJSONRequestBody defines body for SetProjectMembers for application/json ContentType.
 type SetProjectMembersJSONRequestBody = ProjectMembers
+
+// CreateQuarantineJSONRequestBody defines body for CreateQuarantine for application/json ContentType.
+type CreateQuarantineJSONRequestBody = QuarantineCreate
 
 // CreateSecretJSONRequestBody defines body for CreateSecret for application/json ContentType.
 type CreateSecretJSONRequestBody = SecretCreate
@@ -1234,6 +1848,30 @@ type ServerInterface interface {
 	// GetDataset Show a dataset
 	// (GET /v1/datasets/{dataset})
 	GetDataset(w http.ResponseWriter, r *http.Request, dataset PathDataset)
+	// ListDecisions List decisions, newest first
+	// (GET /v1/decisions)
+	ListDecisions(w http.ResponseWriter, r *http.Request, params ListDecisionsParams)
+	// GetDecision Show a decision with every check
+	// (GET /v1/decisions/{decision})
+	GetDecision(w http.ResponseWriter, r *http.Request, decision PathDecision)
+	// GetDecisionBundle Take everything home that a decision rests on
+	// (GET /v1/decisions/{decision}/bundle)
+	GetDecisionBundle(w http.ResponseWriter, r *http.Request, decision PathDecision)
+	// CheckFloor Say what a floor file would refuse
+	// (POST /v1/floor-checks)
+	CheckFloor(w http.ResponseWriter, r *http.Request, params CheckFloorParams)
+	// ListFloors List floor files, newest first
+	// (GET /v1/floors)
+	ListFloors(w http.ResponseWriter, r *http.Request, params ListFloorsParams)
+	// CreateFloor Propose a signed floor file
+	// (POST /v1/floors)
+	CreateFloor(w http.ResponseWriter, r *http.Request, params CreateFloorParams)
+	// GetFloor Show a floor file
+	// (GET /v1/floors/{floor})
+	GetFloor(w http.ResponseWriter, r *http.Request, floor PathFloor)
+	// ActivateFloor Put a proposed floor file into force
+	// (POST /v1/floors/{floor}/activate)
+	ActivateFloor(w http.ResponseWriter, r *http.Request, floor PathFloor, params ActivateFloorParams)
 	// ListFreezes List freezes
 	// (GET /v1/freezes)
 	ListFreezes(w http.ResponseWriter, r *http.Request, params ListFreezesParams)
@@ -1288,6 +1926,27 @@ type ServerInterface interface {
 	// EndPermit End a permit
 	// (POST /v1/permits/{permit}/end)
 	EndPermit(w http.ResponseWriter, r *http.Request, permit PathPermit, params EndPermitParams)
+	// ListPolicies List versions of policies, newest first
+	// (GET /v1/policies)
+	ListPolicies(w http.ResponseWriter, r *http.Request, params ListPoliciesParams)
+	// CreatePolicy Write a draft of an attestation policy
+	// (POST /v1/policies)
+	CreatePolicy(w http.ResponseWriter, r *http.Request, params CreatePolicyParams)
+	// GetPolicy Show a version with its document
+	// (GET /v1/policies/{policy})
+	GetPolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy)
+	// ActivatePolicy Put a proposed version into force
+	// (POST /v1/policies/{policy}/activate)
+	ActivatePolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy, params ActivatePolicyParams)
+	// ProposePolicy Ask others to activate a draft
+	// (POST /v1/policies/{policy}/propose)
+	ProposePolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy, params ProposePolicyParams)
+	// RetirePolicy End a version
+	// (POST /v1/policies/{policy}/retire)
+	RetirePolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy, params RetirePolicyParams)
+	// TestPolicy Judge the decisions of a period again under a version
+	// (POST /v1/policies/{policy}/test)
+	TestPolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy, params TestPolicyParams)
 	// ListProjects List projects
 	// (GET /v1/projects)
 	ListProjects(w http.ResponseWriter, r *http.Request, params ListProjectsParams)
@@ -1303,6 +1962,18 @@ type ServerInterface interface {
 	// SetProjectMembers Replace the members of a project
 	// (PUT /v1/projects/{project}/members)
 	SetProjectMembers(w http.ResponseWriter, r *http.Request, project PathProject, params SetProjectMembersParams)
+	// ListQuarantines List quarantines, newest first
+	// (GET /v1/quarantines)
+	ListQuarantines(w http.ResponseWriter, r *http.Request, params ListQuarantinesParams)
+	// CreateQuarantine Take a chip, host, image, key version or product line out of service
+	// (POST /v1/quarantines)
+	CreateQuarantine(w http.ResponseWriter, r *http.Request, params CreateQuarantineParams)
+	// GetQuarantine Show a quarantine and what it hit
+	// (GET /v1/quarantines/{quarantine})
+	GetQuarantine(w http.ResponseWriter, r *http.Request, quarantine PathQuarantine)
+	// LiftQuarantine Lift a quarantine
+	// (POST /v1/quarantines/{quarantine}/lift)
+	LiftQuarantine(w http.ResponseWriter, r *http.Request, quarantine PathQuarantine, params LiftQuarantineParams)
 	// ListSecrets List secrets
 	// (GET /v1/secrets)
 	ListSecrets(w http.ResponseWriter, r *http.Request, params ListSecretsParams)
@@ -1408,6 +2079,54 @@ func (_ Unimplemented) CreateDataset(w http.ResponseWriter, r *http.Request, par
 // GetDataset Show a dataset
 // (GET /v1/datasets/{dataset})
 func (_ Unimplemented) GetDataset(w http.ResponseWriter, r *http.Request, dataset PathDataset) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListDecisions List decisions, newest first
+// (GET /v1/decisions)
+func (_ Unimplemented) ListDecisions(w http.ResponseWriter, r *http.Request, params ListDecisionsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetDecision Show a decision with every check
+// (GET /v1/decisions/{decision})
+func (_ Unimplemented) GetDecision(w http.ResponseWriter, r *http.Request, decision PathDecision) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetDecisionBundle Take everything home that a decision rests on
+// (GET /v1/decisions/{decision}/bundle)
+func (_ Unimplemented) GetDecisionBundle(w http.ResponseWriter, r *http.Request, decision PathDecision) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CheckFloor Say what a floor file would refuse
+// (POST /v1/floor-checks)
+func (_ Unimplemented) CheckFloor(w http.ResponseWriter, r *http.Request, params CheckFloorParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListFloors List floor files, newest first
+// (GET /v1/floors)
+func (_ Unimplemented) ListFloors(w http.ResponseWriter, r *http.Request, params ListFloorsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateFloor Propose a signed floor file
+// (POST /v1/floors)
+func (_ Unimplemented) CreateFloor(w http.ResponseWriter, r *http.Request, params CreateFloorParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetFloor Show a floor file
+// (GET /v1/floors/{floor})
+func (_ Unimplemented) GetFloor(w http.ResponseWriter, r *http.Request, floor PathFloor) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ActivateFloor Put a proposed floor file into force
+// (POST /v1/floors/{floor}/activate)
+func (_ Unimplemented) ActivateFloor(w http.ResponseWriter, r *http.Request, floor PathFloor, params ActivateFloorParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1519,6 +2238,48 @@ func (_ Unimplemented) EndPermit(w http.ResponseWriter, r *http.Request, permit 
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListPolicies List versions of policies, newest first
+// (GET /v1/policies)
+func (_ Unimplemented) ListPolicies(w http.ResponseWriter, r *http.Request, params ListPoliciesParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreatePolicy Write a draft of an attestation policy
+// (POST /v1/policies)
+func (_ Unimplemented) CreatePolicy(w http.ResponseWriter, r *http.Request, params CreatePolicyParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetPolicy Show a version with its document
+// (GET /v1/policies/{policy})
+func (_ Unimplemented) GetPolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ActivatePolicy Put a proposed version into force
+// (POST /v1/policies/{policy}/activate)
+func (_ Unimplemented) ActivatePolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy, params ActivatePolicyParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ProposePolicy Ask others to activate a draft
+// (POST /v1/policies/{policy}/propose)
+func (_ Unimplemented) ProposePolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy, params ProposePolicyParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RetirePolicy End a version
+// (POST /v1/policies/{policy}/retire)
+func (_ Unimplemented) RetirePolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy, params RetirePolicyParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// TestPolicy Judge the decisions of a period again under a version
+// (POST /v1/policies/{policy}/test)
+func (_ Unimplemented) TestPolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy, params TestPolicyParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListProjects List projects
 // (GET /v1/projects)
 func (_ Unimplemented) ListProjects(w http.ResponseWriter, r *http.Request, params ListProjectsParams) {
@@ -1546,6 +2307,30 @@ func (_ Unimplemented) CloseProject(w http.ResponseWriter, r *http.Request, proj
 // SetProjectMembers Replace the members of a project
 // (PUT /v1/projects/{project}/members)
 func (_ Unimplemented) SetProjectMembers(w http.ResponseWriter, r *http.Request, project PathProject, params SetProjectMembersParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListQuarantines List quarantines, newest first
+// (GET /v1/quarantines)
+func (_ Unimplemented) ListQuarantines(w http.ResponseWriter, r *http.Request, params ListQuarantinesParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateQuarantine Take a chip, host, image, key version or product line out of service
+// (POST /v1/quarantines)
+func (_ Unimplemented) CreateQuarantine(w http.ResponseWriter, r *http.Request, params CreateQuarantineParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetQuarantine Show a quarantine and what it hit
+// (GET /v1/quarantines/{quarantine})
+func (_ Unimplemented) GetQuarantine(w http.ResponseWriter, r *http.Request, quarantine PathQuarantine) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// LiftQuarantine Lift a quarantine
+// (POST /v1/quarantines/{quarantine}/lift)
+func (_ Unimplemented) LiftQuarantine(w http.ResponseWriter, r *http.Request, quarantine PathQuarantine, params LiftQuarantineParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2046,6 +2831,385 @@ func (siw *ServerInterfaceWrapper) GetDataset(w http.ResponseWriter, r *http.Req
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetDataset(w, r, dataset)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListDecisions operation middleware
+func (siw *ServerInterfaceWrapper) ListDecisions(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListDecisionsParams
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "workspace" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "workspace", r.URL.Query(), &params.Workspace, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "workspace"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "workspace", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "code" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "code", r.URL.Query(), &params.Code, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "code"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "code", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "outcome" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "outcome", r.URL.Query(), &params.Outcome, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "outcome"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "outcome", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "since" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "since", r.URL.Query(), &params.Since, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "since"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "since", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "until" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "until", r.URL.Query(), &params.Until, runtime.BindQueryParameterOptions{Type: "string", Format: "date-time"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "until"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "until", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDecisions(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetDecision operation middleware
+func (siw *ServerInterfaceWrapper) GetDecision(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "decision" -------------
+	var decision PathDecision
+
+	err = runtime.BindStyledParameterWithOptions("simple", "decision", chi.URLParam(r, "decision"), &decision, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "decision", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetDecision(w, r, decision)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetDecisionBundle operation middleware
+func (siw *ServerInterfaceWrapper) GetDecisionBundle(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "decision" -------------
+	var decision PathDecision
+
+	err = runtime.BindStyledParameterWithOptions("simple", "decision", chi.URLParam(r, "decision"), &decision, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "decision", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetDecisionBundle(w, r, decision)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CheckFloor operation middleware
+func (siw *ServerInterfaceWrapper) CheckFloor(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CheckFloorParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	} else {
+		err := fmt.Errorf("Header parameter Idempotency-Key is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "Idempotency-Key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CheckFloor(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListFloors operation middleware
+func (siw *ServerInterfaceWrapper) ListFloors(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListFloorsParams
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListFloors(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateFloor operation middleware
+func (siw *ServerInterfaceWrapper) CreateFloor(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateFloorParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	} else {
+		err := fmt.Errorf("Header parameter Idempotency-Key is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "Idempotency-Key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateFloor(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetFloor operation middleware
+func (siw *ServerInterfaceWrapper) GetFloor(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "floor" -------------
+	var floor PathFloor
+
+	err = runtime.BindStyledParameterWithOptions("simple", "floor", chi.URLParam(r, "floor"), &floor, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "floor", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetFloor(w, r, floor)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ActivateFloor operation middleware
+func (siw *ServerInterfaceWrapper) ActivateFloor(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "floor" -------------
+	var floor PathFloor
+
+	err = runtime.BindStyledParameterWithOptions("simple", "floor", chi.URLParam(r, "floor"), &floor, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "floor", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ActivateFloorParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	} else {
+		err := fmt.Errorf("Header parameter Idempotency-Key is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "Idempotency-Key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ActivateFloor(w, r, floor, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2860,6 +4024,378 @@ func (siw *ServerInterfaceWrapper) EndPermit(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// ListPolicies operation middleware
+func (siw *ServerInterfaceWrapper) ListPolicies(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListPoliciesParams
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "kind" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "kind", r.URL.Query(), &params.Kind, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "kind"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "kind", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "scope" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "scope", r.URL.Query(), &params.Scope, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "scope"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "scope", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListPolicies(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreatePolicy operation middleware
+func (siw *ServerInterfaceWrapper) CreatePolicy(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreatePolicyParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	} else {
+		err := fmt.Errorf("Header parameter Idempotency-Key is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "Idempotency-Key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreatePolicy(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetPolicy operation middleware
+func (siw *ServerInterfaceWrapper) GetPolicy(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "policy" -------------
+	var policy PathPolicy
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy", chi.URLParam(r, "policy"), &policy, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "policy", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetPolicy(w, r, policy)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ActivatePolicy operation middleware
+func (siw *ServerInterfaceWrapper) ActivatePolicy(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "policy" -------------
+	var policy PathPolicy
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy", chi.URLParam(r, "policy"), &policy, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "policy", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ActivatePolicyParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	} else {
+		err := fmt.Errorf("Header parameter Idempotency-Key is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "Idempotency-Key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ActivatePolicy(w, r, policy, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ProposePolicy operation middleware
+func (siw *ServerInterfaceWrapper) ProposePolicy(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "policy" -------------
+	var policy PathPolicy
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy", chi.URLParam(r, "policy"), &policy, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "policy", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ProposePolicyParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	} else {
+		err := fmt.Errorf("Header parameter Idempotency-Key is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "Idempotency-Key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ProposePolicy(w, r, policy, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RetirePolicy operation middleware
+func (siw *ServerInterfaceWrapper) RetirePolicy(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "policy" -------------
+	var policy PathPolicy
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy", chi.URLParam(r, "policy"), &policy, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "policy", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RetirePolicyParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	} else {
+		err := fmt.Errorf("Header parameter Idempotency-Key is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "Idempotency-Key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RetirePolicy(w, r, policy, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// TestPolicy operation middleware
+func (siw *ServerInterfaceWrapper) TestPolicy(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "policy" -------------
+	var policy PathPolicy
+
+	err = runtime.BindStyledParameterWithOptions("simple", "policy", chi.URLParam(r, "policy"), &policy, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "policy", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params TestPolicyParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	} else {
+		err := fmt.Errorf("Header parameter Idempotency-Key is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "Idempotency-Key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.TestPolicy(w, r, policy, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListProjects operation middleware
 func (siw *ServerInterfaceWrapper) ListProjects(w http.ResponseWriter, r *http.Request) {
 
@@ -3072,6 +4608,177 @@ func (siw *ServerInterfaceWrapper) SetProjectMembers(w http.ResponseWriter, r *h
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.SetProjectMembers(w, r, project, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListQuarantines operation middleware
+func (siw *ServerInterfaceWrapper) ListQuarantines(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListQuarantinesParams
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListQuarantines(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateQuarantine operation middleware
+func (siw *ServerInterfaceWrapper) CreateQuarantine(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateQuarantineParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	} else {
+		err := fmt.Errorf("Header parameter Idempotency-Key is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "Idempotency-Key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateQuarantine(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetQuarantine operation middleware
+func (siw *ServerInterfaceWrapper) GetQuarantine(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "quarantine" -------------
+	var quarantine PathQuarantine
+
+	err = runtime.BindStyledParameterWithOptions("simple", "quarantine", chi.URLParam(r, "quarantine"), &quarantine, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "quarantine", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetQuarantine(w, r, quarantine)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// LiftQuarantine operation middleware
+func (siw *ServerInterfaceWrapper) LiftQuarantine(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "quarantine" -------------
+	var quarantine PathQuarantine
+
+	err = runtime.BindStyledParameterWithOptions("simple", "quarantine", chi.URLParam(r, "quarantine"), &quarantine, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "quarantine", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params LiftQuarantineParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	} else {
+		err := fmt.Errorf("Header parameter Idempotency-Key is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "Idempotency-Key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.LiftQuarantine(w, r, quarantine, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -3870,6 +5577,63 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/secrets/{secret}/end", wrapper.EndSecret)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/policies", wrapper.ListPolicies)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/policies", wrapper.CreatePolicy)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/policies/{policy}", wrapper.GetPolicy)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/policies/{policy}/propose", wrapper.ProposePolicy)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/policies/{policy}/activate", wrapper.ActivatePolicy)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/policies/{policy}/retire", wrapper.RetirePolicy)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/policies/{policy}/test", wrapper.TestPolicy)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/decisions", wrapper.ListDecisions)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/decisions/{decision}", wrapper.GetDecision)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/decisions/{decision}/bundle", wrapper.GetDecisionBundle)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/quarantines", wrapper.ListQuarantines)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/quarantines", wrapper.CreateQuarantine)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/quarantines/{quarantine}", wrapper.GetQuarantine)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/quarantines/{quarantine}/lift", wrapper.LiftQuarantine)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/floors", wrapper.ListFloors)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/floors", wrapper.CreateFloor)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/floors/{floor}", wrapper.GetFloor)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/floors/{floor}/activate", wrapper.ActivateFloor)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/floor-checks", wrapper.CheckFloor)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/images", wrapper.ListImages)
@@ -5422,6 +7186,1337 @@ type GetDataset503ApplicationProblemPlusJSONResponse struct {
 }
 
 func (response GetDataset503ApplicationProblemPlusJSONResponse) VisitGetDatasetResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDecisionsRequestObject struct {
+	Params ListDecisionsParams
+}
+
+type ListDecisionsResponseObject interface {
+	VisitListDecisionsResponse(w http.ResponseWriter) error
+}
+
+type ListDecisions200JSONResponse DecisionPage
+
+func (response ListDecisions200JSONResponse) VisitListDecisionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDecisions400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListDecisions400ApplicationProblemPlusJSONResponse) VisitListDecisionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDecisions401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response ListDecisions401ApplicationProblemPlusJSONResponse) VisitListDecisionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDecisions403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ListDecisions403ApplicationProblemPlusJSONResponse) VisitListDecisionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDecisions429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ListDecisions429ApplicationProblemPlusJSONResponse) VisitListDecisionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDecisions500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListDecisions500ApplicationProblemPlusJSONResponse) VisitListDecisionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListDecisions503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListDecisions503ApplicationProblemPlusJSONResponse) VisitListDecisionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecisionRequestObject struct {
+	Decision PathDecision `json:"decision"`
+}
+
+type GetDecisionResponseObject interface {
+	VisitGetDecisionResponse(w http.ResponseWriter) error
+}
+
+type GetDecision200JSONResponse Decision
+
+func (response GetDecision200JSONResponse) VisitGetDecisionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecision400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecision400ApplicationProblemPlusJSONResponse) VisitGetDecisionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecision401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecision401ApplicationProblemPlusJSONResponse) VisitGetDecisionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecision403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecision403ApplicationProblemPlusJSONResponse) VisitGetDecisionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecision404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecision404ApplicationProblemPlusJSONResponse) VisitGetDecisionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecision429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecision429ApplicationProblemPlusJSONResponse) VisitGetDecisionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecision500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecision500ApplicationProblemPlusJSONResponse) VisitGetDecisionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecision503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecision503ApplicationProblemPlusJSONResponse) VisitGetDecisionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecisionBundleRequestObject struct {
+	Decision PathDecision `json:"decision"`
+}
+
+type GetDecisionBundleResponseObject interface {
+	VisitGetDecisionBundleResponse(w http.ResponseWriter) error
+}
+
+type GetDecisionBundle200JSONResponse DecisionBundle
+
+func (response GetDecisionBundle200JSONResponse) VisitGetDecisionBundleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecisionBundle400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecisionBundle400ApplicationProblemPlusJSONResponse) VisitGetDecisionBundleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecisionBundle401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecisionBundle401ApplicationProblemPlusJSONResponse) VisitGetDecisionBundleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecisionBundle403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecisionBundle403ApplicationProblemPlusJSONResponse) VisitGetDecisionBundleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecisionBundle404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecisionBundle404ApplicationProblemPlusJSONResponse) VisitGetDecisionBundleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecisionBundle409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecisionBundle409ApplicationProblemPlusJSONResponse) VisitGetDecisionBundleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecisionBundle429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecisionBundle429ApplicationProblemPlusJSONResponse) VisitGetDecisionBundleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecisionBundle500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecisionBundle500ApplicationProblemPlusJSONResponse) VisitGetDecisionBundleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetDecisionBundle503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetDecisionBundle503ApplicationProblemPlusJSONResponse) VisitGetDecisionBundleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckFloorRequestObject struct {
+	Params CheckFloorParams
+	Body   *CheckFloorJSONRequestBody
+}
+
+type CheckFloorResponseObject interface {
+	VisitCheckFloorResponse(w http.ResponseWriter) error
+}
+
+type CheckFloor200JSONResponse FloorCheck
+
+func (response CheckFloor200JSONResponse) VisitCheckFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckFloor400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response CheckFloor400ApplicationProblemPlusJSONResponse) VisitCheckFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckFloor401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response CheckFloor401ApplicationProblemPlusJSONResponse) VisitCheckFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckFloor403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response CheckFloor403ApplicationProblemPlusJSONResponse) VisitCheckFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckFloor404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response CheckFloor404ApplicationProblemPlusJSONResponse) VisitCheckFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckFloor409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response CheckFloor409ApplicationProblemPlusJSONResponse) VisitCheckFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckFloor413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response CheckFloor413ApplicationProblemPlusJSONResponse) VisitCheckFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckFloor415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response CheckFloor415ApplicationProblemPlusJSONResponse) VisitCheckFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckFloor422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response CheckFloor422ApplicationProblemPlusJSONResponse) VisitCheckFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckFloor429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response CheckFloor429ApplicationProblemPlusJSONResponse) VisitCheckFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckFloor500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response CheckFloor500ApplicationProblemPlusJSONResponse) VisitCheckFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CheckFloor503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response CheckFloor503ApplicationProblemPlusJSONResponse) VisitCheckFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFloorsRequestObject struct {
+	Params ListFloorsParams
+}
+
+type ListFloorsResponseObject interface {
+	VisitListFloorsResponse(w http.ResponseWriter) error
+}
+
+type ListFloors200JSONResponse FloorPage
+
+func (response ListFloors200JSONResponse) VisitListFloorsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFloors400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListFloors400ApplicationProblemPlusJSONResponse) VisitListFloorsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFloors401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response ListFloors401ApplicationProblemPlusJSONResponse) VisitListFloorsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFloors403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ListFloors403ApplicationProblemPlusJSONResponse) VisitListFloorsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFloors429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ListFloors429ApplicationProblemPlusJSONResponse) VisitListFloorsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFloors500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListFloors500ApplicationProblemPlusJSONResponse) VisitListFloorsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListFloors503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListFloors503ApplicationProblemPlusJSONResponse) VisitListFloorsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFloorRequestObject struct {
+	Params CreateFloorParams
+	Body   *CreateFloorJSONRequestBody
+}
+
+type CreateFloorResponseObject interface {
+	VisitCreateFloorResponse(w http.ResponseWriter) error
+}
+
+type CreateFloor201ResponseHeaders struct {
+	Location string
+}
+
+type CreateFloor201JSONResponse struct {
+	Body    Floor
+	Headers CreateFloor201ResponseHeaders
+}
+
+func (response CreateFloor201JSONResponse) VisitCreateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFloor400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response CreateFloor400ApplicationProblemPlusJSONResponse) VisitCreateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFloor401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response CreateFloor401ApplicationProblemPlusJSONResponse) VisitCreateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFloor403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response CreateFloor403ApplicationProblemPlusJSONResponse) VisitCreateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFloor404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response CreateFloor404ApplicationProblemPlusJSONResponse) VisitCreateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFloor409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response CreateFloor409ApplicationProblemPlusJSONResponse) VisitCreateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFloor413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response CreateFloor413ApplicationProblemPlusJSONResponse) VisitCreateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFloor415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response CreateFloor415ApplicationProblemPlusJSONResponse) VisitCreateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFloor422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response CreateFloor422ApplicationProblemPlusJSONResponse) VisitCreateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFloor429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response CreateFloor429ApplicationProblemPlusJSONResponse) VisitCreateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFloor500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response CreateFloor500ApplicationProblemPlusJSONResponse) VisitCreateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateFloor503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response CreateFloor503ApplicationProblemPlusJSONResponse) VisitCreateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetFloorRequestObject struct {
+	Floor PathFloor `json:"floor"`
+}
+
+type GetFloorResponseObject interface {
+	VisitGetFloorResponse(w http.ResponseWriter) error
+}
+
+type GetFloor200JSONResponse Floor
+
+func (response GetFloor200JSONResponse) VisitGetFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetFloor400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetFloor400ApplicationProblemPlusJSONResponse) VisitGetFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetFloor401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response GetFloor401ApplicationProblemPlusJSONResponse) VisitGetFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetFloor403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetFloor403ApplicationProblemPlusJSONResponse) VisitGetFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetFloor404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetFloor404ApplicationProblemPlusJSONResponse) VisitGetFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetFloor429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetFloor429ApplicationProblemPlusJSONResponse) VisitGetFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetFloor500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetFloor500ApplicationProblemPlusJSONResponse) VisitGetFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetFloor503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetFloor503ApplicationProblemPlusJSONResponse) VisitGetFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivateFloorRequestObject struct {
+	Floor  PathFloor `json:"floor"`
+	Params ActivateFloorParams
+}
+
+type ActivateFloorResponseObject interface {
+	VisitActivateFloorResponse(w http.ResponseWriter) error
+}
+
+type ActivateFloor200JSONResponse Floor
+
+func (response ActivateFloor200JSONResponse) VisitActivateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivateFloor400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ActivateFloor400ApplicationProblemPlusJSONResponse) VisitActivateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivateFloor401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response ActivateFloor401ApplicationProblemPlusJSONResponse) VisitActivateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivateFloor403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ActivateFloor403ApplicationProblemPlusJSONResponse) VisitActivateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivateFloor404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response ActivateFloor404ApplicationProblemPlusJSONResponse) VisitActivateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivateFloor409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response ActivateFloor409ApplicationProblemPlusJSONResponse) VisitActivateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivateFloor413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response ActivateFloor413ApplicationProblemPlusJSONResponse) VisitActivateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivateFloor415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response ActivateFloor415ApplicationProblemPlusJSONResponse) VisitActivateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivateFloor422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response ActivateFloor422ApplicationProblemPlusJSONResponse) VisitActivateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivateFloor429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ActivateFloor429ApplicationProblemPlusJSONResponse) VisitActivateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivateFloor500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ActivateFloor500ApplicationProblemPlusJSONResponse) VisitActivateFloorResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivateFloor503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ActivateFloor503ApplicationProblemPlusJSONResponse) VisitActivateFloorResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -8616,6 +11711,1325 @@ func (response EndPermit503ApplicationProblemPlusJSONResponse) VisitEndPermitRes
 	return err
 }
 
+type ListPoliciesRequestObject struct {
+	Params ListPoliciesParams
+}
+
+type ListPoliciesResponseObject interface {
+	VisitListPoliciesResponse(w http.ResponseWriter) error
+}
+
+type ListPolicies200JSONResponse PolicyPage
+
+func (response ListPolicies200JSONResponse) VisitListPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPolicies400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListPolicies400ApplicationProblemPlusJSONResponse) VisitListPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPolicies401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response ListPolicies401ApplicationProblemPlusJSONResponse) VisitListPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPolicies403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ListPolicies403ApplicationProblemPlusJSONResponse) VisitListPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPolicies429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ListPolicies429ApplicationProblemPlusJSONResponse) VisitListPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPolicies500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListPolicies500ApplicationProblemPlusJSONResponse) VisitListPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListPolicies503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListPolicies503ApplicationProblemPlusJSONResponse) VisitListPoliciesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicyRequestObject struct {
+	Params CreatePolicyParams
+	Body   *CreatePolicyJSONRequestBody
+}
+
+type CreatePolicyResponseObject interface {
+	VisitCreatePolicyResponse(w http.ResponseWriter) error
+}
+
+type CreatePolicy201ResponseHeaders struct {
+	Location string
+}
+
+type CreatePolicy201JSONResponse struct {
+	Body    Policy
+	Headers CreatePolicy201ResponseHeaders
+}
+
+func (response CreatePolicy201JSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicy400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response CreatePolicy400ApplicationProblemPlusJSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicy401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response CreatePolicy401ApplicationProblemPlusJSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicy403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response CreatePolicy403ApplicationProblemPlusJSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicy404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response CreatePolicy404ApplicationProblemPlusJSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicy409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response CreatePolicy409ApplicationProblemPlusJSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicy413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response CreatePolicy413ApplicationProblemPlusJSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicy415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response CreatePolicy415ApplicationProblemPlusJSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicy422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response CreatePolicy422ApplicationProblemPlusJSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicy429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response CreatePolicy429ApplicationProblemPlusJSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicy500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response CreatePolicy500ApplicationProblemPlusJSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreatePolicy503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response CreatePolicy503ApplicationProblemPlusJSONResponse) VisitCreatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPolicyRequestObject struct {
+	Policy PathPolicy `json:"policy"`
+}
+
+type GetPolicyResponseObject interface {
+	VisitGetPolicyResponse(w http.ResponseWriter) error
+}
+
+type GetPolicy200JSONResponse Policy
+
+func (response GetPolicy200JSONResponse) VisitGetPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPolicy400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetPolicy400ApplicationProblemPlusJSONResponse) VisitGetPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPolicy401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response GetPolicy401ApplicationProblemPlusJSONResponse) VisitGetPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPolicy403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetPolicy403ApplicationProblemPlusJSONResponse) VisitGetPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPolicy404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetPolicy404ApplicationProblemPlusJSONResponse) VisitGetPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPolicy429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetPolicy429ApplicationProblemPlusJSONResponse) VisitGetPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPolicy500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetPolicy500ApplicationProblemPlusJSONResponse) VisitGetPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPolicy503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetPolicy503ApplicationProblemPlusJSONResponse) VisitGetPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivatePolicyRequestObject struct {
+	Policy PathPolicy `json:"policy"`
+	Params ActivatePolicyParams
+}
+
+type ActivatePolicyResponseObject interface {
+	VisitActivatePolicyResponse(w http.ResponseWriter) error
+}
+
+type ActivatePolicy200JSONResponse Policy
+
+func (response ActivatePolicy200JSONResponse) VisitActivatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivatePolicy400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ActivatePolicy400ApplicationProblemPlusJSONResponse) VisitActivatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivatePolicy401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response ActivatePolicy401ApplicationProblemPlusJSONResponse) VisitActivatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivatePolicy403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ActivatePolicy403ApplicationProblemPlusJSONResponse) VisitActivatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivatePolicy404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response ActivatePolicy404ApplicationProblemPlusJSONResponse) VisitActivatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivatePolicy409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response ActivatePolicy409ApplicationProblemPlusJSONResponse) VisitActivatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivatePolicy413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response ActivatePolicy413ApplicationProblemPlusJSONResponse) VisitActivatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivatePolicy415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response ActivatePolicy415ApplicationProblemPlusJSONResponse) VisitActivatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivatePolicy422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response ActivatePolicy422ApplicationProblemPlusJSONResponse) VisitActivatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivatePolicy429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ActivatePolicy429ApplicationProblemPlusJSONResponse) VisitActivatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivatePolicy500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ActivatePolicy500ApplicationProblemPlusJSONResponse) VisitActivatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ActivatePolicy503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ActivatePolicy503ApplicationProblemPlusJSONResponse) VisitActivatePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProposePolicyRequestObject struct {
+	Policy PathPolicy `json:"policy"`
+	Params ProposePolicyParams
+}
+
+type ProposePolicyResponseObject interface {
+	VisitProposePolicyResponse(w http.ResponseWriter) error
+}
+
+type ProposePolicy200JSONResponse Policy
+
+func (response ProposePolicy200JSONResponse) VisitProposePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProposePolicy400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ProposePolicy400ApplicationProblemPlusJSONResponse) VisitProposePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProposePolicy401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response ProposePolicy401ApplicationProblemPlusJSONResponse) VisitProposePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProposePolicy403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ProposePolicy403ApplicationProblemPlusJSONResponse) VisitProposePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProposePolicy404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response ProposePolicy404ApplicationProblemPlusJSONResponse) VisitProposePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProposePolicy409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response ProposePolicy409ApplicationProblemPlusJSONResponse) VisitProposePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProposePolicy413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response ProposePolicy413ApplicationProblemPlusJSONResponse) VisitProposePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProposePolicy415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response ProposePolicy415ApplicationProblemPlusJSONResponse) VisitProposePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProposePolicy422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response ProposePolicy422ApplicationProblemPlusJSONResponse) VisitProposePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProposePolicy429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ProposePolicy429ApplicationProblemPlusJSONResponse) VisitProposePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProposePolicy500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ProposePolicy500ApplicationProblemPlusJSONResponse) VisitProposePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ProposePolicy503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ProposePolicy503ApplicationProblemPlusJSONResponse) VisitProposePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetirePolicyRequestObject struct {
+	Policy PathPolicy `json:"policy"`
+	Params RetirePolicyParams
+}
+
+type RetirePolicyResponseObject interface {
+	VisitRetirePolicyResponse(w http.ResponseWriter) error
+}
+
+type RetirePolicy200JSONResponse Policy
+
+func (response RetirePolicy200JSONResponse) VisitRetirePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetirePolicy400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response RetirePolicy400ApplicationProblemPlusJSONResponse) VisitRetirePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetirePolicy401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response RetirePolicy401ApplicationProblemPlusJSONResponse) VisitRetirePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetirePolicy403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response RetirePolicy403ApplicationProblemPlusJSONResponse) VisitRetirePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetirePolicy404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response RetirePolicy404ApplicationProblemPlusJSONResponse) VisitRetirePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetirePolicy409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response RetirePolicy409ApplicationProblemPlusJSONResponse) VisitRetirePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetirePolicy413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response RetirePolicy413ApplicationProblemPlusJSONResponse) VisitRetirePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetirePolicy415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response RetirePolicy415ApplicationProblemPlusJSONResponse) VisitRetirePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetirePolicy422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response RetirePolicy422ApplicationProblemPlusJSONResponse) VisitRetirePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetirePolicy429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response RetirePolicy429ApplicationProblemPlusJSONResponse) VisitRetirePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetirePolicy500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response RetirePolicy500ApplicationProblemPlusJSONResponse) VisitRetirePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RetirePolicy503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response RetirePolicy503ApplicationProblemPlusJSONResponse) VisitRetirePolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPolicyRequestObject struct {
+	Policy PathPolicy `json:"policy"`
+	Params TestPolicyParams
+	Body   *TestPolicyJSONRequestBody
+}
+
+type TestPolicyResponseObject interface {
+	VisitTestPolicyResponse(w http.ResponseWriter) error
+}
+
+type TestPolicy200JSONResponse PolicyTest
+
+func (response TestPolicy200JSONResponse) VisitTestPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPolicy400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response TestPolicy400ApplicationProblemPlusJSONResponse) VisitTestPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPolicy401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response TestPolicy401ApplicationProblemPlusJSONResponse) VisitTestPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPolicy403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response TestPolicy403ApplicationProblemPlusJSONResponse) VisitTestPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPolicy404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response TestPolicy404ApplicationProblemPlusJSONResponse) VisitTestPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPolicy409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response TestPolicy409ApplicationProblemPlusJSONResponse) VisitTestPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPolicy413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response TestPolicy413ApplicationProblemPlusJSONResponse) VisitTestPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPolicy415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response TestPolicy415ApplicationProblemPlusJSONResponse) VisitTestPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPolicy422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response TestPolicy422ApplicationProblemPlusJSONResponse) VisitTestPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPolicy429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response TestPolicy429ApplicationProblemPlusJSONResponse) VisitTestPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPolicy500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response TestPolicy500ApplicationProblemPlusJSONResponse) VisitTestPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type TestPolicy503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response TestPolicy503ApplicationProblemPlusJSONResponse) VisitTestPolicyResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListProjectsRequestObject struct {
 	Params ListProjectsParams
 }
@@ -9547,6 +13961,700 @@ type SetProjectMembers503ApplicationProblemPlusJSONResponse struct {
 }
 
 func (response SetProjectMembers503ApplicationProblemPlusJSONResponse) VisitSetProjectMembersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListQuarantinesRequestObject struct {
+	Params ListQuarantinesParams
+}
+
+type ListQuarantinesResponseObject interface {
+	VisitListQuarantinesResponse(w http.ResponseWriter) error
+}
+
+type ListQuarantines200JSONResponse QuarantinePage
+
+func (response ListQuarantines200JSONResponse) VisitListQuarantinesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListQuarantines400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListQuarantines400ApplicationProblemPlusJSONResponse) VisitListQuarantinesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListQuarantines401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response ListQuarantines401ApplicationProblemPlusJSONResponse) VisitListQuarantinesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListQuarantines403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ListQuarantines403ApplicationProblemPlusJSONResponse) VisitListQuarantinesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListQuarantines429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ListQuarantines429ApplicationProblemPlusJSONResponse) VisitListQuarantinesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListQuarantines500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListQuarantines500ApplicationProblemPlusJSONResponse) VisitListQuarantinesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListQuarantines503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListQuarantines503ApplicationProblemPlusJSONResponse) VisitListQuarantinesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateQuarantineRequestObject struct {
+	Params CreateQuarantineParams
+	Body   *CreateQuarantineJSONRequestBody
+}
+
+type CreateQuarantineResponseObject interface {
+	VisitCreateQuarantineResponse(w http.ResponseWriter) error
+}
+
+type CreateQuarantine201ResponseHeaders struct {
+	Location string
+}
+
+type CreateQuarantine201JSONResponse struct {
+	Body    Quarantine
+	Headers CreateQuarantine201ResponseHeaders
+}
+
+func (response CreateQuarantine201JSONResponse) VisitCreateQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateQuarantine400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response CreateQuarantine400ApplicationProblemPlusJSONResponse) VisitCreateQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateQuarantine401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response CreateQuarantine401ApplicationProblemPlusJSONResponse) VisitCreateQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateQuarantine403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response CreateQuarantine403ApplicationProblemPlusJSONResponse) VisitCreateQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateQuarantine404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response CreateQuarantine404ApplicationProblemPlusJSONResponse) VisitCreateQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateQuarantine409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response CreateQuarantine409ApplicationProblemPlusJSONResponse) VisitCreateQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateQuarantine413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response CreateQuarantine413ApplicationProblemPlusJSONResponse) VisitCreateQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateQuarantine415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response CreateQuarantine415ApplicationProblemPlusJSONResponse) VisitCreateQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateQuarantine422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response CreateQuarantine422ApplicationProblemPlusJSONResponse) VisitCreateQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateQuarantine429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response CreateQuarantine429ApplicationProblemPlusJSONResponse) VisitCreateQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateQuarantine500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response CreateQuarantine500ApplicationProblemPlusJSONResponse) VisitCreateQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateQuarantine503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response CreateQuarantine503ApplicationProblemPlusJSONResponse) VisitCreateQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetQuarantineRequestObject struct {
+	Quarantine PathQuarantine `json:"quarantine"`
+}
+
+type GetQuarantineResponseObject interface {
+	VisitGetQuarantineResponse(w http.ResponseWriter) error
+}
+
+type GetQuarantine200JSONResponse Quarantine
+
+func (response GetQuarantine200JSONResponse) VisitGetQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetQuarantine400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetQuarantine400ApplicationProblemPlusJSONResponse) VisitGetQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetQuarantine401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response GetQuarantine401ApplicationProblemPlusJSONResponse) VisitGetQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetQuarantine403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetQuarantine403ApplicationProblemPlusJSONResponse) VisitGetQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetQuarantine404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetQuarantine404ApplicationProblemPlusJSONResponse) VisitGetQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetQuarantine429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetQuarantine429ApplicationProblemPlusJSONResponse) VisitGetQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetQuarantine500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetQuarantine500ApplicationProblemPlusJSONResponse) VisitGetQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetQuarantine503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetQuarantine503ApplicationProblemPlusJSONResponse) VisitGetQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftQuarantineRequestObject struct {
+	Quarantine PathQuarantine `json:"quarantine"`
+	Params     LiftQuarantineParams
+}
+
+type LiftQuarantineResponseObject interface {
+	VisitLiftQuarantineResponse(w http.ResponseWriter) error
+}
+
+type LiftQuarantine200JSONResponse Quarantine
+
+func (response LiftQuarantine200JSONResponse) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftQuarantine400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response LiftQuarantine400ApplicationProblemPlusJSONResponse) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftQuarantine401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response LiftQuarantine401ApplicationProblemPlusJSONResponse) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftQuarantine403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response LiftQuarantine403ApplicationProblemPlusJSONResponse) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftQuarantine404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response LiftQuarantine404ApplicationProblemPlusJSONResponse) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftQuarantine409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response LiftQuarantine409ApplicationProblemPlusJSONResponse) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftQuarantine413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response LiftQuarantine413ApplicationProblemPlusJSONResponse) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftQuarantine415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response LiftQuarantine415ApplicationProblemPlusJSONResponse) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftQuarantine422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response LiftQuarantine422ApplicationProblemPlusJSONResponse) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftQuarantine429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response LiftQuarantine429ApplicationProblemPlusJSONResponse) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftQuarantine500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response LiftQuarantine500ApplicationProblemPlusJSONResponse) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type LiftQuarantine503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response LiftQuarantine503ApplicationProblemPlusJSONResponse) VisitLiftQuarantineResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -11968,6 +17076,30 @@ type StrictServerInterface interface {
 	// GetDataset Show a dataset
 	// (GET /v1/datasets/{dataset})
 	GetDataset(ctx context.Context, request GetDatasetRequestObject) (GetDatasetResponseObject, error)
+	// ListDecisions List decisions, newest first
+	// (GET /v1/decisions)
+	ListDecisions(ctx context.Context, request ListDecisionsRequestObject) (ListDecisionsResponseObject, error)
+	// GetDecision Show a decision with every check
+	// (GET /v1/decisions/{decision})
+	GetDecision(ctx context.Context, request GetDecisionRequestObject) (GetDecisionResponseObject, error)
+	// GetDecisionBundle Take everything home that a decision rests on
+	// (GET /v1/decisions/{decision}/bundle)
+	GetDecisionBundle(ctx context.Context, request GetDecisionBundleRequestObject) (GetDecisionBundleResponseObject, error)
+	// CheckFloor Say what a floor file would refuse
+	// (POST /v1/floor-checks)
+	CheckFloor(ctx context.Context, request CheckFloorRequestObject) (CheckFloorResponseObject, error)
+	// ListFloors List floor files, newest first
+	// (GET /v1/floors)
+	ListFloors(ctx context.Context, request ListFloorsRequestObject) (ListFloorsResponseObject, error)
+	// CreateFloor Propose a signed floor file
+	// (POST /v1/floors)
+	CreateFloor(ctx context.Context, request CreateFloorRequestObject) (CreateFloorResponseObject, error)
+	// GetFloor Show a floor file
+	// (GET /v1/floors/{floor})
+	GetFloor(ctx context.Context, request GetFloorRequestObject) (GetFloorResponseObject, error)
+	// ActivateFloor Put a proposed floor file into force
+	// (POST /v1/floors/{floor}/activate)
+	ActivateFloor(ctx context.Context, request ActivateFloorRequestObject) (ActivateFloorResponseObject, error)
 	// ListFreezes List freezes
 	// (GET /v1/freezes)
 	ListFreezes(ctx context.Context, request ListFreezesRequestObject) (ListFreezesResponseObject, error)
@@ -12022,6 +17154,27 @@ type StrictServerInterface interface {
 	// EndPermit End a permit
 	// (POST /v1/permits/{permit}/end)
 	EndPermit(ctx context.Context, request EndPermitRequestObject) (EndPermitResponseObject, error)
+	// ListPolicies List versions of policies, newest first
+	// (GET /v1/policies)
+	ListPolicies(ctx context.Context, request ListPoliciesRequestObject) (ListPoliciesResponseObject, error)
+	// CreatePolicy Write a draft of an attestation policy
+	// (POST /v1/policies)
+	CreatePolicy(ctx context.Context, request CreatePolicyRequestObject) (CreatePolicyResponseObject, error)
+	// GetPolicy Show a version with its document
+	// (GET /v1/policies/{policy})
+	GetPolicy(ctx context.Context, request GetPolicyRequestObject) (GetPolicyResponseObject, error)
+	// ActivatePolicy Put a proposed version into force
+	// (POST /v1/policies/{policy}/activate)
+	ActivatePolicy(ctx context.Context, request ActivatePolicyRequestObject) (ActivatePolicyResponseObject, error)
+	// ProposePolicy Ask others to activate a draft
+	// (POST /v1/policies/{policy}/propose)
+	ProposePolicy(ctx context.Context, request ProposePolicyRequestObject) (ProposePolicyResponseObject, error)
+	// RetirePolicy End a version
+	// (POST /v1/policies/{policy}/retire)
+	RetirePolicy(ctx context.Context, request RetirePolicyRequestObject) (RetirePolicyResponseObject, error)
+	// TestPolicy Judge the decisions of a period again under a version
+	// (POST /v1/policies/{policy}/test)
+	TestPolicy(ctx context.Context, request TestPolicyRequestObject) (TestPolicyResponseObject, error)
 	// ListProjects List projects
 	// (GET /v1/projects)
 	ListProjects(ctx context.Context, request ListProjectsRequestObject) (ListProjectsResponseObject, error)
@@ -12037,6 +17190,18 @@ type StrictServerInterface interface {
 	// SetProjectMembers Replace the members of a project
 	// (PUT /v1/projects/{project}/members)
 	SetProjectMembers(ctx context.Context, request SetProjectMembersRequestObject) (SetProjectMembersResponseObject, error)
+	// ListQuarantines List quarantines, newest first
+	// (GET /v1/quarantines)
+	ListQuarantines(ctx context.Context, request ListQuarantinesRequestObject) (ListQuarantinesResponseObject, error)
+	// CreateQuarantine Take a chip, host, image, key version or product line out of service
+	// (POST /v1/quarantines)
+	CreateQuarantine(ctx context.Context, request CreateQuarantineRequestObject) (CreateQuarantineResponseObject, error)
+	// GetQuarantine Show a quarantine and what it hit
+	// (GET /v1/quarantines/{quarantine})
+	GetQuarantine(ctx context.Context, request GetQuarantineRequestObject) (GetQuarantineResponseObject, error)
+	// LiftQuarantine Lift a quarantine
+	// (POST /v1/quarantines/{quarantine}/lift)
+	LiftQuarantine(ctx context.Context, request LiftQuarantineRequestObject) (LiftQuarantineResponseObject, error)
 	// ListSecrets List secrets
 	// (GET /v1/secrets)
 	ListSecrets(ctx context.Context, request ListSecretsRequestObject) (ListSecretsResponseObject, error)
@@ -12376,6 +17541,229 @@ func (sh *strictHandler) GetDataset(w http.ResponseWriter, r *http.Request, data
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetDatasetResponseObject); ok {
 		if err := validResponse.VisitGetDatasetResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListDecisions operation middleware
+func (sh *strictHandler) ListDecisions(w http.ResponseWriter, r *http.Request, params ListDecisionsParams) {
+	var request ListDecisionsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListDecisions(ctx, request.(ListDecisionsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListDecisions")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListDecisionsResponseObject); ok {
+		if err := validResponse.VisitListDecisionsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetDecision operation middleware
+func (sh *strictHandler) GetDecision(w http.ResponseWriter, r *http.Request, decision PathDecision) {
+	var request GetDecisionRequestObject
+
+	request.Decision = decision
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetDecision(ctx, request.(GetDecisionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetDecision")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetDecisionResponseObject); ok {
+		if err := validResponse.VisitGetDecisionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetDecisionBundle operation middleware
+func (sh *strictHandler) GetDecisionBundle(w http.ResponseWriter, r *http.Request, decision PathDecision) {
+	var request GetDecisionBundleRequestObject
+
+	request.Decision = decision
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetDecisionBundle(ctx, request.(GetDecisionBundleRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetDecisionBundle")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetDecisionBundleResponseObject); ok {
+		if err := validResponse.VisitGetDecisionBundleResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CheckFloor operation middleware
+func (sh *strictHandler) CheckFloor(w http.ResponseWriter, r *http.Request, params CheckFloorParams) {
+	var request CheckFloorRequestObject
+
+	request.Params = params
+
+	var body CheckFloorJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CheckFloor(ctx, request.(CheckFloorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CheckFloor")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CheckFloorResponseObject); ok {
+		if err := validResponse.VisitCheckFloorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListFloors operation middleware
+func (sh *strictHandler) ListFloors(w http.ResponseWriter, r *http.Request, params ListFloorsParams) {
+	var request ListFloorsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListFloors(ctx, request.(ListFloorsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListFloors")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListFloorsResponseObject); ok {
+		if err := validResponse.VisitListFloorsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateFloor operation middleware
+func (sh *strictHandler) CreateFloor(w http.ResponseWriter, r *http.Request, params CreateFloorParams) {
+	var request CreateFloorRequestObject
+
+	request.Params = params
+
+	var body CreateFloorJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateFloor(ctx, request.(CreateFloorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateFloor")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateFloorResponseObject); ok {
+		if err := validResponse.VisitCreateFloorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetFloor operation middleware
+func (sh *strictHandler) GetFloor(w http.ResponseWriter, r *http.Request, floor PathFloor) {
+	var request GetFloorRequestObject
+
+	request.Floor = floor
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetFloor(ctx, request.(GetFloorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetFloor")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetFloorResponseObject); ok {
+		if err := validResponse.VisitGetFloorResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ActivateFloor operation middleware
+func (sh *strictHandler) ActivateFloor(w http.ResponseWriter, r *http.Request, floor PathFloor, params ActivateFloorParams) {
+	var request ActivateFloorRequestObject
+
+	request.Floor = floor
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ActivateFloor(ctx, request.(ActivateFloorRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ActivateFloor")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ActivateFloorResponseObject); ok {
+		if err := validResponse.VisitActivateFloorResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -12879,6 +18267,206 @@ func (sh *strictHandler) EndPermit(w http.ResponseWriter, r *http.Request, permi
 	}
 }
 
+// ListPolicies operation middleware
+func (sh *strictHandler) ListPolicies(w http.ResponseWriter, r *http.Request, params ListPoliciesParams) {
+	var request ListPoliciesRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListPolicies(ctx, request.(ListPoliciesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListPolicies")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListPoliciesResponseObject); ok {
+		if err := validResponse.VisitListPoliciesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreatePolicy operation middleware
+func (sh *strictHandler) CreatePolicy(w http.ResponseWriter, r *http.Request, params CreatePolicyParams) {
+	var request CreatePolicyRequestObject
+
+	request.Params = params
+
+	var body CreatePolicyJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreatePolicy(ctx, request.(CreatePolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreatePolicy")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreatePolicyResponseObject); ok {
+		if err := validResponse.VisitCreatePolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetPolicy operation middleware
+func (sh *strictHandler) GetPolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy) {
+	var request GetPolicyRequestObject
+
+	request.Policy = policy
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetPolicy(ctx, request.(GetPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetPolicy")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetPolicyResponseObject); ok {
+		if err := validResponse.VisitGetPolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ActivatePolicy operation middleware
+func (sh *strictHandler) ActivatePolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy, params ActivatePolicyParams) {
+	var request ActivatePolicyRequestObject
+
+	request.Policy = policy
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ActivatePolicy(ctx, request.(ActivatePolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ActivatePolicy")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ActivatePolicyResponseObject); ok {
+		if err := validResponse.VisitActivatePolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ProposePolicy operation middleware
+func (sh *strictHandler) ProposePolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy, params ProposePolicyParams) {
+	var request ProposePolicyRequestObject
+
+	request.Policy = policy
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ProposePolicy(ctx, request.(ProposePolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ProposePolicy")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ProposePolicyResponseObject); ok {
+		if err := validResponse.VisitProposePolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RetirePolicy operation middleware
+func (sh *strictHandler) RetirePolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy, params RetirePolicyParams) {
+	var request RetirePolicyRequestObject
+
+	request.Policy = policy
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RetirePolicy(ctx, request.(RetirePolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RetirePolicy")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RetirePolicyResponseObject); ok {
+		if err := validResponse.VisitRetirePolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// TestPolicy operation middleware
+func (sh *strictHandler) TestPolicy(w http.ResponseWriter, r *http.Request, policy PathPolicy, params TestPolicyParams) {
+	var request TestPolicyRequestObject
+
+	request.Policy = policy
+	request.Params = params
+
+	var body TestPolicyJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.TestPolicy(ctx, request.(TestPolicyRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "TestPolicy")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(TestPolicyResponseObject); ok {
+		if err := validResponse.VisitTestPolicyResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListProjects operation middleware
 func (sh *strictHandler) ListProjects(w http.ResponseWriter, r *http.Request, params ListProjectsParams) {
 	var request ListProjectsRequestObject
@@ -13018,6 +18606,118 @@ func (sh *strictHandler) SetProjectMembers(w http.ResponseWriter, r *http.Reques
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(SetProjectMembersResponseObject); ok {
 		if err := validResponse.VisitSetProjectMembersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListQuarantines operation middleware
+func (sh *strictHandler) ListQuarantines(w http.ResponseWriter, r *http.Request, params ListQuarantinesParams) {
+	var request ListQuarantinesRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListQuarantines(ctx, request.(ListQuarantinesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListQuarantines")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListQuarantinesResponseObject); ok {
+		if err := validResponse.VisitListQuarantinesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateQuarantine operation middleware
+func (sh *strictHandler) CreateQuarantine(w http.ResponseWriter, r *http.Request, params CreateQuarantineParams) {
+	var request CreateQuarantineRequestObject
+
+	request.Params = params
+
+	var body CreateQuarantineJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateQuarantine(ctx, request.(CreateQuarantineRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateQuarantine")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateQuarantineResponseObject); ok {
+		if err := validResponse.VisitCreateQuarantineResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetQuarantine operation middleware
+func (sh *strictHandler) GetQuarantine(w http.ResponseWriter, r *http.Request, quarantine PathQuarantine) {
+	var request GetQuarantineRequestObject
+
+	request.Quarantine = quarantine
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetQuarantine(ctx, request.(GetQuarantineRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetQuarantine")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetQuarantineResponseObject); ok {
+		if err := validResponse.VisitGetQuarantineResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// LiftQuarantine operation middleware
+func (sh *strictHandler) LiftQuarantine(w http.ResponseWriter, r *http.Request, quarantine PathQuarantine, params LiftQuarantineParams) {
+	var request LiftQuarantineRequestObject
+
+	request.Quarantine = quarantine
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.LiftQuarantine(ctx, request.(LiftQuarantineRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "LiftQuarantine")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(LiftQuarantineResponseObject); ok {
+		if err := validResponse.VisitLiftQuarantineResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -13410,144 +19110,193 @@ func (sh *strictHandler) RebootWorkspace(w http.ResponseWriter, r *http.Request,
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H3tcts6luCroLhT1bs9tBX7Opkb51c6N7nj7eTGEyeVre3OxhB5JKJNARwAtKy4XLVPsw+2TzKFA4Af",
-	"EklRiizbM/xlmSSAA+B8n4OD2yASs0xw4FoFp7dBAjQGiT/fJDRNgU/B/BODiiTLNBM8OA2+JixKiBZX",
-	"wAlTZE65hvgwCAMVJTCjpoFeZBCcBkpLxqfB3V0YvP1Mp6tdfU6AXINUTHAiJkQnQHTC+DQkEyHJ2eTg",
-	"A9VRYvqW8O85kxAHp1rm0D3WexFRO8Aq6CChHIYwtWnfn0DLxeuJBrna+wVEgseKaEHmlGkyhokww8mF",
-	"GYtOKeP1ZZoxzmb5LDh9FvqhGNcwBRncmcEyKukMtN+SXCohmxfxksONvvRrmNEpuNEPye9CxETwdIFr",
-	"al4rOgMSmf2VhPKYTFiqQRrQmOnv33OQiyAMOJ0ZiCI7bA1uevMe+FQnwenzo2MDp9YgTdv/87fXB/+b",
-	"Hvx4dvDy+8G3P/9TEDas4Tsc73Xk96hpVGrftoz64qQ+qBvx8ODbP3cNeTajU7jQVEPbsApfVkf9JwmT",
-	"4DT4b6OSVEb2rRpV+isH+Tj+B0S6bQBh37bM6+j413boP+Y6ErNW0IV73Rd43105wLkUXaBn7nXfAS7S",
-	"vAr+BeNR+7rjy2rPEyFnVAenQUw1HGiGM2tbmgvWsaVsgx1dgvkL1yxt6zjHl1vD/FXIK5XRaJcIudSn",
-	"GewshlkmNPBo8VdYrHKP13xBLGxkRmNwTIIpYrgiKE1oKjiEhJIvX85+w9dwQ2dZCgXDsGKjhLky5IEZ",
-	"s4vDLiP/jHH//69tjOXwtJXOzyYoMZqZpJFBRCdUkzlVJKVKEwXAQyIkufzz5SF5DxNNRK5DZJOUqzlI",
-	"I+JOjn9tn6wTUhuS9Hs2Y62UluLLaocxTGie6uD0+bPQ9G7FxvGzZ2EpRI4ahEgYfJwUSNE23Lz4oGun",
-	"uvDuy/uz33C0c6qT36imCsrJZVQn5WCxe7vtUAWFmqHeSYAf0DLSxL7cyZyQ07eMw/Dd7oZ5x9LWKZlX",
-	"245UdP5XxuNySB7DTdvM8F3XeAXHY1y/OAnCbpXGjvgxA0lrsr8+qijed428Kv4Pvt0ehS9O7po5gxn5",
-	"HGSV6urDZvblTvZxWZIujVQI0h2QwAVEspXYlH25kznVZOzSMFbE7mA2q7yqPtIOWdW/GSZYx/4lvrh7",
-	"9Mcx/4B5s3ziYOSNlgBEsR/wCqWQeag0YROSOunUpqhzmAf9gDtqB+5jGrcqmGm85WJ0jHfBfkDzahTr",
-	"YOypTIprsCaU0psujOnkJ1bmzkxaZYIrQDvsLzT+ZHUj818kuAaOP2mWpcyanqNMinEKs3/+h7J8rh9y",
-	"nttWdtDVJfEqGVNkRlMzC2N434XBG8EnKYv2CtAfQpNMKMXGKRDGrWVp1E6rYjEE01i8RuMVcsziGPi+",
-	"V6zwUkyFiF8RphVJRBqDJDO6IFxoEgtUdxHMM25ECk33CeWFmIF1RoyluAKSgHSUX+x2TDSkqSLzhEUJ",
-	"AvqH0O9EzuM9L6cEs5RcEJVHiXOhFPaCdSggeOcSPSHMtHxHWQp7BfRMk4QqEiWUTyEmaFoadKwp/Stw",
-	"fir42h4hdbYDEjRTivEpwvVZiPdUWoVzn9QyFvHCwKKFIKkBwEPzgfKF43lqr0AJQWaUL16hQ83w94qL",
-	"El1xB4UvrmkI9/Wo4rXDUb5wmutESPZjvxv+h7AcCU1OwT2rVMiJDItC8l+a59evXw9e5zoBrg1gsG6y",
-	"pevWz/WaspSOU3gYvlbMESCGmMQC7Hytff2KaLkonaO72t9MigiU2vesv3ADjxYiDtG1yjSJKDezHVti",
-	"+sJVnmVCaog/QMzoZ9Q2HobMxYRQLnRilM5FZuC781oSbsDrPGb6LdcS3UaZNIaZZlYJooX3dsnUCgOq",
-	"+/rCwsCAgt3FlgvT9LwyjNUwVycAHHFGea6eUJVAHJI50wnJQCrTEYmppuajSMxmTM/MCh2WMDhH7F0Y",
-	"RCKGxokwbxys6IvLOmIYpEAnzXqsBXa80Na3hj9WQR9TBS9OXpG5IRbFQGl6cA2STRYYYFFkDIrFQCiR",
-	"EAHL9GHTchoovpsuV0H5Cw7Q2EoUHuvVVxlwxqeqfY8aGi3HXKhGfaayD+430SJ0CoRQQOaJQLVMAkXK",
-	"MQQ0T1gKTpm8gtq0yx0UpWe8l8c7LEzwJvBlqdyvuhFK8+dvhX1IjYVdBCwKD3/pkC+3xSGKQ/xvDXNB",
-	"ojt33qY6zTENs/qPrtlWqPeuGIdKSfF/Djd9ZogDNYH5RnDFFPp4z6UQk1VoEbPr4PbGyFVo5z3pUFj7",
-	"de2XSxO1tq21oB3gTbOuuDbrk40kUA3x9014X5QrLWJGm7koixsfa6bTZm7l4qg9NtVM1fZTtqqCE1an",
-	"07EMb/CrdtYwoamCcBmJ434OocpUK9507/EuvOth50IshQw7G/ZZpY7F2AXJevS6B3p9e5OllBdu1zqU",
-	"Exrp/lC+o1EjiFPPNVv4P74nirLYaB5MK0gnVmSjhqg0nUJoTUsjGMWciIk21ru158ZCaIjJRIoZ2vHX",
-	"Is1n0Mg+/GI1ADIXeRqTKViQCncimQpMO7AiRxiljcSCsGYxK2GSK+smWJX3Rp3wgXg0N/FriImEFKiC",
-	"lh7NO6+t1jt9ew1yQcweoe+iqsSMhUiBctMDLt9q438VczKhsrIBiVWJ4JRQrUFpo33kPBXRlfllZO8i",
-	"JBO02o2VorTIMjRMG8BWusMeaQtKhoHKVQY8hiqLq0xlXnUCdyN81R/sQ6WVtawOFTo0d+jRRCSI2avU",
-	"wW6akMkiyYxeoXpidqZxiXDLmudp3ZPLPds4REicihISjC+FhGaZpEzRNLQbGRIuvtsYl9knxK0mAObJ",
-	"Yv06IigeWNumcYGKeNvPi78WAXfF+FoJYcGwYawwSNnEjD1eNPaXpTRqfyuBqhYzpsBt4PnMrFHKrlGZ",
-	"w+Eqy1ORPDTNoacAxnn6JgUgJRaXcK8Vx3Y5tpLGm692uWLVLKA+YtkvzirLVPnYoTqyHIOMrwglUcIy",
-	"84hxkoo5yIOIKiAJ3BhCq4z+y9rRlzagee3bl/avbpU8JlgTMwgrkbwyrO3DwS4oZibRiCy2612oDY4q",
-	"70FrKMLeS8Z/hvGYVqraSht2bVq6nDA5m1MJvYPcHSyGcaZlvFFPVyA5pBs18dy9gedMjeUk2yfbS6xW",
-	"k8/CwOhRsaRz3txnEwdyPN8znMoGrOU4OPZWDMevykY6fZOwagXLp0/Ux1UJPX7+onm1E/r86Lj5lYtO",
-	"bmpOutGKvl1PnTAvMxmHcgW6VmigiZ1gP7vgJpbm74uZXCxL1VjSic1Q8FQRhAWDCSqI3TxrHqW5Mc32",
-	"4ITY1B24uSNuW3TzjigX6K66mzqcGR8aUOWqTdIpkNcsaka9dk4n0qXFX7vIThVYj2f+w0KTsoM1TbSW",
-	"cLQkyabwXdm07YZ8bhc5VATZIRPcWEqapfgMOCr8pXQTuTU5GnJAeD4bW8TYRjTGoClLWwxa9CMbeCZC",
-	"NiIVWj+71Mw9btipIOka29woQZCCbsYRF8hYx3w+WVVsjYe2l3wsdr00OzVk/fnghYasCUM3sE6rin7V",
-	"Uq1kUvv0XgSthh5hDTk78XoXbL8kkntg/Ut7UUEimXNu+gqDnM8Zj+3vjMor5P4qjyIMG6L5jpkETdhV",
-	"SY33HWNLpQLnrVnXQ5ka+POWbVx6iVuosUXvm0o8S9P2uoUuMxCZyxjtzWZ7UdeS4WvdKE2Ll/s0+Z4J",
-	"8Cs00mRHuWmVNOLz7SurtFZRtdv6u2mxoaJa2cQ+zuqGTehslhcgzujNmW1y5BRh/2/ntvUB6mf2pXNL",
-	"bMftC74LhuQo8h640bmEScqmSQO5b2SxJhBd1eezhEKF3G4wZ28an7eqUuKqyYfY7MUTV0GhNDTNf3k9",
-	"e/WNEgl7dvNuXtlCytdVlU/v3pCXJ8//5TBYpjMffV9WbRY+Qu7Yd4hBc5tmSPOYaRtYP9xEYfrIgSjg",
-	"GoxeR8ci1z51rcUtD1IKqdpd8nmqywMlE5Hz2IPogsiYktqMHfOENvPfeQKyj+sbPwttP322eTdRHsaV",
-	"pu4kV31Rclkc4ixTF218f54IuAZJZM6VTRS15sSm0RstSCwIF/OWIIqWi++083Dm4ZokbStucuV8FPa7",
-	"5y9fVlqdPGts1x6Z1S7HZwkgTccpvMI0sMysDQa8cHUQ7Qi+r5kYuWRr+Ta+LSOXbjYFTXREPyqHFu7N",
-	"uz8DYwhtaBO2MsUVTYVG2uoqUSpUu5Oexd9/WmVZ8p5Vey2nuV4/sWt+z5H0plXfWDt5XkH7la3ZNERf",
-	"34OGpCkqU2Y4CHAfLSagExYpDNFialcmhQbMuiHWX0RTVbfIt9rRKmwdW/ahXNMN9uy+dmJpPn6YDvh3",
-	"oqI5jnEPOtq/5ULTVfhSf2yyjjIHR2QGlCvCBa+zzHYXXXP01Ys3FZJISPNH0tn3GRuHLuFAhWTKpnS8",
-	"0KDI//+//6+J+aG5uYUfz2Ggs1btXJsW51MRg1vVmlSRdzsHrslcijKvwUvQdi2sQ5VqldPdW4w9d6qj",
-	"5Qm2HeRUdUeRuizzGJSWedRcOMKnURg+VPmwSKYIiTA6JZrIO/LCdXoK2lwBnWmNmVBMC9kSc3LH+1bS",
-	"HBSQK1gQpYUEm4BCmA7JXNIsa5lsL/+c3fbCOadtfZBW5WkjL0JxILGYclgoRnS6ZdDLAryVqN7UmUAX",
-	"qaDx6nYcGfr99ejlMbH8h3GXOFzjeeZdPUJ+9OzlcT3/7STsxJ4+UNYRqsdWw3QGXFeRrVcaoEWMjfr3",
-	"SLNBo1b3x1pc8rvVjjO7kLWOS96DqK0vxNLR6mo5l2oJhoNvt8/Co+N/aTptXXTZ7ki0bt52j6I/bLwk",
-	"EWhGI6YXvRfNahFNtnBKr8WmdkgCNNVJR4Yjpvtl3rtkHQKHOE87/5xfcTHn3pEyoSw1Q20UU8uqzqtu",
-	"5cx/aKYC0DsJzHxbrlAx7UbUYRreM6V/GrmZbgg598dgwyoaawJ8q9UGOG7BVg3Z1qFBpanUPx8X7NCz",
-	"NlcdOpBnwygczm7D0Ves8qwg+DLaM6dM218NIZ4wyHksfFgoFrwpptiMvHbwRiQpI8tLFXDckSHMdrV+",
-	"qVPClMpBhoSSMZUhUfl446SzMMBaA0t4+ezgJT1I/nE149mBvj748e32+EUzWtZqIewmKvV9ysYVxKhY",
-	"Q/jWWjjNFjmLieNyRiAebhr3sqHhzSC2LKg5Uga8EtNfnc5634itA+HT9ZrGSBlvWYsZUJVLiInN0cHT",
-	"TMbCMi0aV8Y1mPlCe6tdpjTnUUJiNgWllT9Cr1zO9owuSEKvoeZO3t5vJuYc5BYGBI0XG21gmSvak9uA",
-	"vAa5Nf4pNstTQxfNPSRUxnMqoeo4cq4l0yVh5q/roSXH3mklu8qDz7N4QzLu8Fv1yEV1BFXhBR4XSouo",
-	"QlnVFV1KTahA3sRri6lubS15TrUsdn8UZyuAR3KRaXDewPI4SOG2P3rxy68n3cU9wk1Ns5InVV2ez5+v",
-	"lQUFn+nDlJp9U++EJDYEe7hs3q2XRRsad/0ttGY5vBU2dqLSLoyoUqTegx21WtCvlinlNCDDRJHcRJa5",
-	"FJfyhIrNpLJfosSs/OzOYEHuGeWS6cWFmaxdHcHiyPwdA5Ug33kG8z+/fg7ClTqAhGLGjKuZIiYYmXLE",
-	"Fgk+YVOUeVYzUv7kluGaVmkijCMzpXnMgNvgHi48clGEoGRoidaZPZ/O+ES0RVhdCb5qlQRKXGaPeUA5",
-	"8ZFl4nTbU/MFhs7IpRnrMsR5FGFfxsmlVbYvQ1dH6EYTpSHDV1hH9fDvvDZ+RKVkoMjl/zpwVTAOzuLL",
-	"V+5YsrbSqSE2/XfuOzr/ePEZCyAgzJdLFRIvTzFKenxCEpFLVRZpvYKFX2f3BM/uT0FXPnJAYgkFewb+",
-	"79yf68fPT46PrQf45NlLd6DaNJ4waWsJKc3SlIwBq9RiZxAfkvMvn7HRb2/fv/38FoEnl75iyeUrcvnn",
-	"SzIzv0GhaxmuQf4dvecxAicB54/G8ULk0uFVUf4hBXxOFPgpKHLy7MTG+ScY/QcJ+KnvDZ3iEXBlE21i",
-	"4JpNmNEYgtcZjRI4OD58VtZ9qjzDzNLZjMpFcIrVkmxjmpZHABURnKiESjyqp4DKKCFRKvJYlecCjSKW",
-	"41F1ZrQ1I3jsvs8Oi6DraWDP78eVg6OnwdHhMwuHyIDTjAWnwS+HRwhuRnWC5DqypvaP4PT2LgxGV2M1",
-	"un42ssf0lp7l6IioPJGgRC4jGN2Wnqq70a0hAfOHTu/c9zPQkkXK/Yf8yA94feQGQ/mvKk8NUo8w8SMT",
-	"zHqJplZoFtX6zuLgNPgd9Jvyq6XCWcfPni2VutBwo0dZStlScYtl5rZSVOA1eXN8cU5KiMh/V2zKITb4",
-	"Av8DS22c2OGa5EEB1qhSzAubHK1vUiseg41+Wd+orICFLU7WtyhqPJkGxy/XN1iu03MXBs/7LEFR9Qob",
-	"/NJrAYqKMnc1ynoHOkqq1dncpkRVnNB0qjBYb5Aq+HZXwzHDOJ1odwi2VEHH9ou865Cc12p9GFaWiDlv",
-	"KPpRx9L3TOmiPIIZrV5q+2/NC1B+MnKluO/CtV/aOq89PqwVxe79/UevffT8vozY9h2gqJnRs4Et89z7",
-	"c1th+e7bWlZRrYqzWTWcsqJGIyPJqKtz9Yj5xRMhf0NXFQXIUlYfch/d4hGWuy65Uqlnsim5lnVu7x/R",
-	"XMWV5spLLmVxEE4PgZ0XWFKC11T0DfFz5IovtYons8momehUTA8yKYwZ5f0VWi5IzmOQVQlZisZXS3Wf",
-	"bJ6tUYTFZOJdi81k8cmBda+EsbWyZkuXuqpVA+4/rGLmNsIWf+tJBDeZkO04f6El0JkigJauq83G450h",
-	"+VscHvE82Ih73xzweJWDl2kSjNMymr8Oge0iDIrCTtDRbqktwZOIFEgqpuuwMBXT0a0xle+W7VJks2oU",
-	"lSXJOu3T5cplmzLNok52DyW3KPh9r4rHypRacBgXamDBD4Pz51jCHF2ZWPlVgmEqGjj6BNFdt44EHKIz",
-	"f+i9C82XTsZvheRONeiJ5ljK/V7xfGlOA5Y/aiz36oWtA29vXZMA7Uge+cLFFc+jix6pVlQ3Nudv/qN7",
-	"9+PcJ3ZXCwkOnoo9eCriEm08RhaPvt2FQSZUi4nnLs8bQyRmoGyJCF8+c1WBtUHw38pjtBvh6NIFXhYF",
-	"ceX+4oon7xL7XMD+rh721DKHuxXUP9r14E1obwGKl2qDV6947CoMXnyHPT9medCDbopbPkyDo196EZq9",
-	"RwAbPO8zkYbq5EjWx30aV4uuPyFm8MmVHiLUswRSlsVt4AxLoml06351ui+3Jf/qjWr7ED9tWpWb46BX",
-	"PaDzssDPTry0NUG7NaZ37psnrTBVKigO+tIe9KVJgTQe+fyTdm3pQovMuwZdAWR0DkrgMKdpcVeUFnmU",
-	"gGpTnt75uxwfpe5UK8C6Z9XJF/9cJYB3UvwAPihOg+J0b1EFW32augMUlZrVTioVxasxwVpILOnbyD/q",
-	"smt0a390alRb8oTKvbF7kE5t6pSd36BNPag2VdwQ3BsfRymb2NNuTtotq1aTXaBluJ1gGxB5d4g8iJWH",
-	"VDYnuhd1YiXAirMYD0up0S2qmXcjuIbaa5RF3XbRmf3k0eQDVot832tkpagePVhSe7CkmEczj9ruQbsd",
-	"9ZpgoWyi6RUoohMJQCYsBXXqDiGGxNYJR+vKVwpvM6fO3EmcR2lNVYvL79mYcrXP+3qh335ur03hDSn8",
-	"5i4cDK9BQu6OiXzMgBPqWII/VrfCS2pib3SLfzstqu3YAiYRWsK5dxHVpoXi3LamzrvBCns4K4xviMAj",
-	"dzlE1QpblpVFMJYouihO09tj9CKNyRUs1CvCsSapTsAXgJgngpT3ULjb3+pU8toO/tOU8rhMvIG2BsPw",
-	"CTAMR3xb8AxUlUe35g9KwCxvyeywddWoBKIwrRmsQj02+w+xV7bJixPygf2l0LmPn7+w/3vFmxzhg0Py",
-	"JUsFjfFk7ZQyTiTgxW7KncBNG1R026S8y+heuUzxsbu2aj1bmuAB4A20fxFp0Ad2ObdIxV6n/e+TC5aH",
-	"sX2hFne4w+/kwCK3YpE9mNa5xFpcWEPkna2C8GS466+bTe+Tx/gnxJot0yIUKQEPlxB/s1dPFu0Vrw69",
-	"jhPLKYW0et3cF95D9m649iF5J8XMPONEYM7pgkSUc6FJlFA+bWC3PvtnUOkGfjWodA+Xe7exTudvBmxn",
-	"GH8IrKDClE89iYkWxhCcVJjEKkf46joeOMLAEQaOsG+O4KmvD0f4x/yqEt+zNdNaz2W7GyMNO0DFYSqw",
-	"grYWqEK4KxOs6uLyWIpjrLbqmnuH91I1cI1EvJ6dBfdIwB9aqdeeRxgidLtzS84Tixa2aBVqmwuRGxWz",
-	"go4zKFGxQIaetWsai9J8LDt5BCHoj5NKvbz7lEz1iyyfbAT6P6ufHkPWhhhKHLessHqnqaeJCh000Mbo",
-	"tvh910ontmQeR+cbFuZDr4srtq0hJJrhPSx0anOJbTm/xuoY5a2m26hxlTtR94L+bey9mNZAAQ8bqRIV",
-	"dOpCeKsjdKcanbtvHk2uUVEb7D5xvXI/6JBptAe2nRVY5vHVP1lzwrWIoDoPtz8Zl4JWFX0Yby902nKu",
-	"wBjX9ioEPKvUVLJIUu5w/7EmIFUvDd5zApK/9HaVNH63tx4PGUiDWf8kzXrE38J8buRHdeE5urU/OjOW",
-	"tmQkRrnzpHb/0q61UEnhSRicbk/u7MjmeDwCHm/kqxbSHpOE2JUNXOu5fsvjHVDE43JbDzQ0SLinUdSO",
-	"x/34glWX11iH/qMnfUK/etfwYO7tw9wr0abAP/+oavA1HQo5L65seZxWWe2q9H3bZd43MhwNGY6GPGo2",
-	"YNGxjGE2c4IlUTS6db+6ja0tGQTqlntxLrZTqSsMaV4PyuLTNLi2wudRlAoFa80u5+T0nsyqFdZtcb0x",
-	"3e+EMB6Z1TWQ0mB3PRGJZ0hwewbhEn8qp0LqFH5RCL4P7sv7JvONT1hsRdp+Nns+ZDEwluEsxXCWYk1O",
-	"NJ4Ra01L7ORwCiK5rl72hfvmv1bqgZ314Ivaly9KFVjmsdU/6SpzYi88X9LH8cJTpolOpMinCXGXXrqw",
-	"yGV54+VILzIYaTq9DN1Np7b05IRGGo9+V65WtzdGo/rvb2aNzSD+MyC2XKW7I9xdME3+EDphfGpBZIq8",
-	"Pj/DQfDuQdsuowt7GmpKGT8kH7mriM/pDFSlyjBbKh3+J0W0IEoLaRPbMENZi6U7SrEr3wVNBYdXhPIF",
-	"sTe+MjOA5Rp/ai2naUnhsXr6LHQP4+hzK9PAIC7Mtvznr0M+WD5PyDNiOYXjtG06Qsl16yrC6Nb+6PT5",
-	"bckpjMnjSen+ZXqbMWHnNyTNPug5Cnt1+xUXc24x1O5K6MqvGAHo5OUmONudTHGmlc+miEFpKRYQl2f3",
-	"7W3jp4QLp2149cJI0ZmQcEgusVmOt/Fe2uMfZjYTKt0lekqTxF4zDI1pGDugm8flEGyntLc8NnJxkGuD",
-	"XNtpJoXyJNTOFJheU8/zAr+4T7JgGsxAjSZlmmLhazVYlTu0Kt2OFkiB/9dRYnRr/rQfMPpXoKlOioOg",
-	"aOpRzJ6AScqmiSYTwwdekYhmNGIaBQlVVxATLuaNB40MHmzH7dl913a1I7RoSEwPx+oeNq6JpfGLE26J",
-	"RU1j/Xvk64fsowJ5Wxniuf/iESNrAWOjpoG+HLwyuFwxkWurhQ1Y/CDO6pw7V53nnVbJN1jNxbwdeUun",
-	"Viuf/gQKqIwSkIoosA7xqi8MnYRMFllvYVEfyH5P07T5nPXXcuzH5wPv28ASY9+viynvoZp4MdbgbN+X",
-	"WjSvYrSnuMrDdpf7J4iEdA7vogEKIKWp1M5FbbPKJqmYH5LPhQ1N7P2XY5hYl/XCusbhhimtiFOtDN2f",
-	"kolIUzGvHyNvc09/rZwrf5Qe6gLATZzUx/s5MP46iiDTEL+qrzVJcU9wQzRkanBkDwb/40tabaooUeNi",
-	"K8rD6Lb4fWeZWwoaVtncG7nItDhQiQTH7K5gYWuxhDa9T8JMXIPRHOQ1yJCYXQhd2E8VpYAkKH1I3tia",
-	"gmMgOY8Fb/AB/oZwbM/JjLpdKb+yadrQwHmGHJ+mHJ//CvkzlvT6cJOwNe61M8Ldi57d5t4pJjvk0z1J",
-	"39DPicMRNSr3gYSxELrrugSF9E7MZy5RRYxFvHAuz4mQROUqA+4E5xS4V+DJ54QpkrKJZ/D4nTJc3zQT",
-	"HGyvFXOCEgtQw90KBtxPFtr7F5drY2eD1Bz09UFfb76IAW15Q92Wlp3PzzIJiCscYjvGBTdZShlvdQxe",
-	"0IVCBlPJ7kPGRVGr9xdN27S+eQI2M86l9oVknixCZEnzRJCIcjJhN423vby1cDwJZQBh5Z115Mw6qcFR",
-	"/kBBbYtLZJ6wKLFb4dNcPb4a9NyOYNbJeHsNOwpvswAhoXJm/+dwoyv0Wnf82QzWV4W5XKtOwtMFccVz",
-	"OcyrWkFDjX0D3j6N4UG6D9J9kO7bnj+xOnsP88O0gyiXTC+QjgWLo+D0b98MwVk/mqXvXKbBaTBCQnQ9",
-	"rTjoBJ+wGLhmNCXXTOqcpmRGo4RxUDbcSzkBHsmFISjMgHfeuSAMOJ1BcFqFznCJ+gjvBZ/inEJbVna8",
-	"wL9l60opz9XWPhhZRBu9S5BJf0qn7Kk4l7Paz28uc9+sDZbSLbspDgJUenKJ/k09fU0EXmmXK3BSpThY",
-	"4MVMmQ3sAXPVaFZ7e+1uwfuTIkqLyqr4a5dXm7hzRLXE4xD1MobhHw3K7JS9ltkeVSi79dlcq93+jkmZ",
-	"ttZ75/W2Zgc9Cy/6dTXiV7vFspapyOPK6tqYdMu3WFS9/HYGLR+mYurOjiizCmJSGYDmsQsCN7djNnr+",
-	"5vjinOhUTA80XmWT0oXIK5PCpy3d2OX9E4mFkCExIhylixHH/uyKmPMKRgkXv6539U5gIH3sfN0zwZkW",
-	"eA1XhT5UcPft7j8CAAD//w==",
+	"7H3rcts4uuCroLSnanbn0JbjTnK67V+ZdDKdM+lOJk5vtnYmG0PkJxFjCmADoBXF5ap9mn2wfZJT+ADw",
+	"IoEUpUi2081fcUQS1+9+vRnFYp4LDlyr0dnNKAWagMQ/n6c0y4DPwPwnARVLlmsm+Ohs9CFlcUq0uAJO",
+	"mCILyjUkx6NopOIU5tR8oJc5jM5GSkvGZ6Pb22j04j2drQ/1PgVyDVIxwYmYEp0C0Snjs4hMhSSvpkc/",
+	"Ux2nZmwJvxVMQjI607KA7rlei5jaCdaXDhKqaQhT2479DrRcPptqkOujX0AseKKIFmRBmSYTmAoznVya",
+	"ueiMMt48pjnjbF7MR2cnkZ+KcQ0zkKNbM1lOJZ2D9ldSSCVk+BAvOXzWl/4MczoDN/sx+asQCRE8W+KZ",
+	"mseKzoHE5n4loTwhU5ZpkGZpzIz3WwFyOYpGnM7NimI7bWPd9PNr4DOdjs6ePDo169QapPn2//zj2dH/",
+	"pkdfTo5++HT08c//NooCZ/gS53sW+zsKzUrt05ZZnz5uTupmPD76+O9dU/4IMTOw9lwk0DZxbJ61TPv4",
+	"ZG3aT/1mfFPoWMxbJxXucX3ef5MwHZ2N/tu4wtGxfarGq8OuT/hByCuV07h1ykX5Qt9Jf3396sfaTK/m",
+	"dAYXmurWKRQ+7Dt8bbxqkjeTf0GsW4/NPm25rUen37dfzJ4vZP0i3oqMxcu/MZ60zXFlnvWdwA53EYsc",
+	"cMzVifBJ60Xgw75TXWTFbH38/V10fcDaNFJ0XXXuHu+4iQvG21FB4cP6yFMh51SPzkYJ1XCkGUJCGyhd",
+	"sI6TYXrng/+Va5a1DVzgw53XXJKHPd7ryphmslcJzHOhgcfLv8FynXU940ti10bmNAHHoZgihiWD0oRm",
+	"gkNEKPn111c/4mP4TOd5BiW3sjJLtebalEdmzi72vkos5oz7/3/fxtWOz1qZzKspiithDm0EIKJTqsmC",
+	"KpJRpYkC4BERklz++fKYvIapJqLQEfJoytUCpJGvHp9+375ZJyFtSQJfszlrxbQMH9YHTGBKi0yPzp6c",
+	"RGZ0K7OcnpxElQTzKCDBRKM30634UPtN9eJLb6lOf6SaKqg2l1OdVpMl7umuU5UYilM5Vts2l3+8l329",
+	"zISV/QIzTfHZfqaRAF+gbR77cC8TIbdvmYfhs/1N85JlrVsyj3adqRy85Mg4JU/gc9vO8FnXfCUVZ1w/",
+	"fTyKunUEO+ObHCTV7ZAoyuddM6/L00cfbx5FTx/fhqmdmfktyDolaU6b24d7uUcrM7RNZB/uZ6IVMWRl",
+	"plIK2QP9+HtBJeWa8Tbg/K16YS97u4BYtpJGZR/uZ6K6RLQyjRWI9nB865ylOdMeGcvfDctq4vUKF9s/",
+	"YuOcv8AiLE1wMNKBlgBEsS9wjjKD+VFpwqYkc7JEm07PYTHqt7hH7Yt7k7WqNiJLdjyMjvku2BcIn0Z5",
+	"DkQLkktxDdbaovS2B2MG+YqTuTWbVrngCtBk8xeavLOSrPlfLLgGjn/SPM+YtVKNcykmGcz//V/KUvCe",
+	"WpT9yk66fiRegGaKzGlmdgHJ8eg2Gj0XfJqx+E4X9IvQJBdKsUkGhHFrhDJKghWIGS6TcVzfSyEnLEmA",
+	"3/WJlQbNmRDJOWFakVRkCUgyp0vChSaJQOUEl/mKG2ZJs7tc5YWYg7VbTqS4ApKCdJhf3nZCNGSZIouU",
+	"xSku9BehX4rCWiHu8DglmKPkgqgiTp21tdTurO0Rl/dWotGUmS9fUpbBnS70lSYpVSROKZ9BQtAQYMCx",
+	"oaKtrfNdSdfucKVO00OEZkoxPsN1vRfiNZVWlL5LbJmIZGnWooUgmVmAX83PlC8dzVN3uighyJzy5Tna",
+	"3g19r3kz0Gp/VJrtQ1O4t8c1Az/O8iunhU6FZF/u9sJ/EZYioYFAcE8qFVIiQ6IQ/Vf2+eHDh6NnhU6B",
+	"a7Mw2LTZysvj93pNWUYnGdwPXSv3CJBAQhIBdr/WGnJOtFxWfpR93W8uRQxK3fWuf+VmPVqIJEIvDNMk",
+	"ptzsdmKR6VeuijwXUkPyMySMvl/m94bmYkooFzo1QucyN+u79VISXsCzImH6BdcSdbRcGpVTMysE0dLR",
+	"s6JERiOq+1ouo5FZCg6XWCpMs7e1aayEub4B4AgzylP1lKoUkogsmE5JDlKZgUhCNTUvxWI+Z3puTui4",
+	"WoNzM9xG1jkU2gjzysGavLgqI0ajDOg0LMfaxU6W2lpC8Y/1pU+ogqePz8nCIItioDQ9ugbJpkv0xSoy",
+	"AcUSIJRIiIHl+jh0nGYVn8yQ60v5C04Q/EqU/pj1Rzlwxmeq/Y4CH626Z6lGeaZ2D+5vokXkBAihgCxS",
+	"gWKZBIqYYxBokbIMnDB5BY1tVzcoKr9PL39OVOr8oeXLSrhfN5BU6s8/Sv2QGg279G2W/qvK3VRdiwMU",
+	"B/gfA3tBpHvr7GhNnGMa5s0/unZbw97bch4qJcX/c/jcZ4c4UWiZz1OIrwJkIblmcTC8gJr7JNZqJaTj",
+	"AvA5DMetKAmfc4i1ZdprD2cifKFWDQw8UBCHQwoM3uYZjUvF5hp4IuSfFElEXBgQDi5biUKGdm+2ExFr",
+	"0YpIbI5riqw8IrHIMqpB0syIBKgCyODQmuoCjxi4UVT/McqpUmA08qmVsKORYTP/KpIZJLUra7lZPJNy",
+	"2Kj0kNsdBG9ccMUU+mDeSiGm65ePtKwJoL1p0Dp8LnpSXmEtFhvfXDkAa82wNhO38NCua66H5mZjCVRD",
+	"8mkbbhcXSouE0TDfZGGo1kxnYfB1QTY90Nhs1Y5TfVVfTlTfTscxPMe32pnBlGYKolWylfQzAda2WvN2",
+	"eY9U6f2KOg9iJZ6k88M+p9RxGPsg0h68DkCh656sFSK9DcgaOt9/P5YtBHbTStErAhgm+NcsAR4iqhc/",
+	"PTs6ffLUh0dJMFJ1ZEQrmmUkYTOjrJb61DqzAF5zsKyTlRZszICq8EZqQkhzoRLwoyQiEjgs7B/TAn8R",
+	"0kp8kBn5hyoyY9fAQ+vNS2fJ+qMOYSYvZC5aVmyP7JORk8Ps0Vn810kShH9f1K33PZCtbs2vxYJYb0Lt",
+	"gqpt1KUqswoUvrqg/y8FTzLYTsV4KSS5bMrg3u97GZQ/AwFhnkv7y0fLOd4+/oXXH+DS1Vh7oS6eBByA",
+	"vLz4nGeUlwjUXOaUxrr/Ml/SOEgBZ14Mb1Eo8DlRlCWGCDCtIJtaHRBNDkrTGUTWVmk0LbEgYqqBG20i",
+	"pYpMhNCQkKkUczQMX4usmIeJhT+swEIWosgSMgO7pBKiyUxgyKvVYQSJKSeJICwsOCJAWAq4Loga0ump",
+	"HNovHfgQB1stI5pn3vzRHPTFNcglMXeExvC6VjwRIgPKncQZChT+SSzIlMraBaRWx4YzQrUGpQ1dK3gm",
+	"4itL6miyjIgVUg29U1rkOVo6W8Rc2DYmKRqpQuXAk4ZeUNvKFnSpEUHpIqVqZ1mfKnJg7sAjhCQI2evY",
+	"wT6HgMkCyZxeob5rbiZ4RHhl4X16Rac5snXZR8RR2IhgKEZEaJ5LyhTNInuREeHikw0HMfdkOV1gAYt0",
+	"ufkcnX5hF2u/CR6Qj4BZty5dozw6CbM8o2cqIVepYieVMVM9s98FVeJdJPoWKYEpVUDSfxize6Hat6tS",
+	"evrkafiRx5hSL3RjOZvEtYVgjRfzsZcM7GYrt1FhQn2djQNr3EjrRZenv3bhCW0RNVoOOJciKVZ5zEal",
+	"sk2VCh1CUu7YTtS6qRZLiCF4ZvCtwPMlZVkhIbT2VCi9JbD/JFSQr24Lnc6msEZY/or+IMPeVOmOp3EM",
+	"uWGrXnBHqdaOUFn518VtLvQnCXlGl2Ge1ZirHFvIugHF+VFWzIS1SQquAHjr4Cg1UAmEyrlZLU9ISq+B",
+	"qFQsOOGimncJwRlW4cijjzvAtV2WK/LXG5Vg0wpuHkSCprcASdyIFLGH34Dux/IWna1FmUtqOud+bHfm",
+	"XLoVsXWBKWPXYNmXi81FEc06YbwOdtxChlsVqVZlaEfhYk3fqYWWOmOcvZl2SGDZtqaYq1C89ooifQVL",
+	"Jz+zGYfEiaz1QMKTox/o0fTjTTiK0Ly7zARtEpjJEjfZCGM+OTk5CcmAbMapdjDeNUDg65UD9yuJcOf1",
+	"oVtP9ScHcCvWvjZUaIXPzfCiQoaHlQ042MDpG5+2rn8feqOVyg6gNFaRyF9vTG2RDK5cck7n/nAZNsA3",
+	"GmVs2iFpohug9elvjXDPlTwIUj2NbPCOYVF2OqORCg5h1UsCVS1EdE3cy6yEZ0cNWhSuaVb0lXpc+pL9",
+	"pFxITQAsT2Ojydge8k4W4+3vsDqxehpjH9OxP5x1NqKKidOXUG81Gs05ocTgovmJcZKJBcij2DCaFD5H",
+	"hBJDDszVGrwdmy/Mj4aiUlXZBsbOuHzcpGffbVzuyo2FL6v9LnzeWqkpoKe8wYuqXAofr9+kQEjuSqnY",
+	"0dUQ0NkZ90KMLM04ADUq0xVWBKkco01bcX4nz4/7pmXIKZPzBZXQOzmhS/fkTMtkq5GuQHLItvqk1acq",
+	"YcaUBtmhzPax8dQTR6PRguk0kXTBw2OGKFnNwQmjxgVspFw4906Ey5/KVv6rkOWkdVle6GvO22UfSOmT",
+	"R6ctIsoX2MV1WtoH3NhupM41r9IeB3IluNZwIEROcJx9UBOL84ciJher3DmRdGrzLzxWjKKSwIxqgB3e",
+	"NY+zAp0Bh3e4bxvstH2Y0a7g5sNsXBh/PZimw3H/cwBUrtoYoAKJcSuhS2indCLbVtd2IsVmOPMvlhKZ",
+	"nSy00Uai2Aonm8EnZetXBNQ+FxetCJJDJnhEMAEZfwOOKnLF3URhLRaBDBdezCcWMHZhjQloyrIW7wpG",
+	"yZn1TIUMAhWa4vepN3jYsFtB1J0IgbIRZKDDMOLCNDcRn3dWQttkaejDH8tbr3wgGvL+dPBCQx6C0G1d",
+	"uA48WywbPtUcl7ZqMK4BZydc74PsV0hyANK/chd172/BuRkrGhV8wXhi/86pvLJm9SKOMSi6iuIKQVfA",
+	"rYxfKlXzJXeOUKV0fr3enVQRUS3Y2CL3zSQWFWp73GbpB5G7TN/eZLYXdq0o0NanFzq8wpds6FmMYQ1H",
+	"QuqV21aFI772Q+2UNgqq9lr/ar7YUlCtXWKfwKzAJXR+VpRLnNPPr+wnj5wg7P/beW19FvU199J5JXbg",
+	"9gPfB0FyGHkAalRlVW/pU3UJUzvptXvUhX2E7aaYnbWNf4VBcK0QD7pqoM312Omrdb7WzseMz9zz9SCA",
+	"lCpC1RUkGBnvZLFzQollli6/wfyo2sJJlK8b1OFIDqQf03kZZ+Iv4dxF1pCYcsFZTDNMYFC7B280CgUZ",
+	"Fmj2Ax1sYz3KtVVRqAkkvjpSFe1aaq0lgLlL3mwkaOBGO849x5e6guK/LlcGjBTQiAH33tYNMWUdLr67",
+	"8+Tt5lyju+x3QdWn1p1tIeHWXHKdrjsEEbPU6pI6oGQXw1JforjqgbBRoyU6R1iYKdaZTbJxBuj6ME9P",
+	"Agv/ShK6SuOW5+ij96F6ZbXIFXt4H/N9Sel6VZgIGM89nVglCu33txfub3n0wbh/dQ11nYHpOvQG9YRm",
+	"WbhVK9Z2oUV+uPcQ9qgaYrntkTkSGzi4tiCV/wkyYbGP7lhgqVB6BfxrglF8XO3XxqN0xHQrX9uuH2/Q",
+	"suAx1aEDsHn7uPE5Vi5NKbe5x6A0yYS4UoQ2a2rgy/ZAww7KrxK9fWEfX6HPaz7tUTLV7qISbtqB38Bb",
+	"rUDHFlR2y0P/mlOwUwU3IWGasVmq9564scJSSrtbwB31ebtEOnEVCkgNh4SKq1Fp9AvtfxWxe42NHBhH",
+	"dvsOn2xppWuiyLuXz8kPj5/8x/FoFSK8FLHGwnz+bpnJQZXPFaRFwrRN+z3exuD5hgNRwDVSEjoRhfaF",
+	"NVpivEFKIVV7fHeR6ao44VQUPPFLdCmuWDAnDB2LlIZFtYUhJz1CnfC1yI7T55r3kzLAuNI0mC5USF6l",
+	"CvnCKjb7eJEKuAZJZMGVLWNj3QHbpgJoQRJBuFi0RORrufxEO6tMH28oIVXPAy1rNj754YfaV49Pgt+1",
+	"ZxFqV4FgZUHa0N5zZBS5ORvMnsDTQbAj+LzhIigk20j28GmVZVemnzqc6Ailr9VwO1js0BzmE1d8or+x",
+	"sT27eFWMKmWmOBOqPViHJZ++2uS44v2uj1ptc7N90Z75gbM+Q6e+tXXxSQ3s165m23TS5h0ESjpQmTFD",
+	"QYD71CMCOmWxwqBhLDyRS6Ftejmx/l6aqaZHbacbra+t48p+rs50izs71E2s7MdP07H+vShZjmIcQMtq",
+	"Vnn8enqUsi14XzX5T2EL8lcYQqux9xEd+buIY6yO5GCxjOunvu94xmddYYtlsCJWBMIYxohQ7vPE1uIW",
+	"7WtXsMT8ZSR1SRFrkjEb0Ho3MY1NNOgfsb0p8XunjINasgFFgz0k54ROjDhPUBQm1GVLmue1/BLAzARz",
+	"mA8vI6F2Ut0XsGppagaL+khSG4LvQ0dDGF6NuA/6XyPSB2EBwqbNN5eY+SrsTSA5ekTmQLki3AV994iy",
+	"Cmdzeg1HRSQW0vwj6fzTnE0il8CsIjJjM4puGvL//+//C1ouFOxUNMUJIS7gwO41dDjvSvK1rjirsjDc",
+	"ArFDiipP2itR7Yp4hzbdqqp1X7FLtumwSFQllvdQAmaD87MjuCIBpWXRUrHIp2UbUbT2YpmcHRHBY7CU",
+	"aU+BVJ3BHu15mx11t3KhmHb5oa3kbs1jqmzOktJCgk1oJ0xHZCFpnrdstpen0l576anUttdVq/68VSBI",
+	"WTG73HJU6sZ0tmPcsl3wbv6lLeNBqgyv5nU8Mvj7/aMfTq2b2EgbkzIitDOX64fTZrmex93csM8qmwDV",
+	"46phhi6gGrD1qlpkAWOr8T3QbPFRawTLRljyt9UOM/tgt45KHoDVNg9ipatBvTVZvaPL0cebk+jR6X+E",
+	"UxTruB2MBbOReu1BYb4a/gpHoDmNmV5uIaMYKSJkDs3otdjWFJUCzXTaUTEFy4fk3sFgbcLHuE+7/4Jf",
+	"cbHg3pa+nozcwxeQ1/0X3fq5f7G1pFBY/LCFf/wJldsOgg7T8JqF/I9bAjfTASmyPwQbUhFsx/Gx0Zbj",
+	"tAVaNeQ7R3crTaX++tDuDjlre9GhA3i2DKTG3W05+3rJjBLhq4DdBWXa/hWI0o1GBU+Ej+xNBIetKi6G",
+	"HX8XVXLAWhiHjfkS0rsmzggWF5ARoWRCZURUMdla9Y5G2AxjBS4xuzv919Wc50f6+ujLx5vTp2GwbDTr",
+	"2E9g8acZm4TVcnxqNZywDs4S4qicYYjH24Yu2+j+7VZsSdBOVobN5nHbqMSrz0GDRDDt2JzFHKgqJCTE",
+	"pllhuV2jYXkLTcDzgR/MfdPYgImDFjxOy7p6rseDclaNOV1irYyGR3F314lYcJA7KBA0WW51gZWZrSe1",
+	"AXkNcmf4U2xeZK1RGiSlMllQCXXfgfMumCEJM/+6EVpqdrWZhHasq1XkyZZo3OG66JFl7BCqRgs8LFQa",
+	"UaMuYHWiKwGbtZWHaG251Z21JU+pVtnulzKGFngsl1gLBx1CVXm50nP76Ol33z/u7j4TbauaVTSp7vV6",
+	"8mQjLyjpTB+iFLZNvRSS2Cj640Cpjg3zb6nc9dfQwnx4J2jsBKV9KFEVSz2AHrXeH7SR7OYkIENEEd1E",
+	"nrssparinU2Gs28ix6z92Z2EZMttF5Lp5YXZrD0dwZLY/DsBKkG+9ATmPz+8H60Fs3IsLqWUa+ojphic",
+	"4JAtFnzKZsjzrGSkfHipoZpWaCKMIzGlRcKA2/gOPHikoriCiqClWue2gQLjU9EWZOM6etbbeFDikrPM",
+	"D5QTH1xEnGx7Zt7A6Alyaea6jHAfZeQP4+TSCtuXkQvK+6yJ0pDjI+wJfvxP3pg/plIyUOTyfx25yLej",
+	"V8nluaubry13CoQn/ZP7gd6+uXiPHTpwzZcrDVcvzzBQ5vQxSUUhVdVw/AqWVRgv/oLNJWagay+5RWLA",
+	"pW3S8E/uG0/g649PT60F+PHJD67iv/l4yqRtdqU0yzIyAey4joNBckze/voeP/rxxesX71/g4smlb6lz",
+	"eU4u/3xJ5uZvUGhahmuQ/0TreYKLk4D7R+V4KQrp4KrsT5IB/k4U+C0o8vjksQ31mmIAGEjAV/1oaBSP",
+	"gVs/EUuAazZlRmIYPctpnMLR6fFJ1Zis9humQsznVC5HZ9jOy35Ms8r9pojgRKVUYulPBVTGKYkzUSSq",
+	"qjNqBLECeykwI60ZxmPvfX5cxt2cjWxx26SWH3E2enR8YtchcuA0Z6Oz0XfHj3C5OdUpouvYqtpfRmc3",
+	"t9FofDVR4+uTsS37ufJbgYaI2i8SbHH58U1lqbod3xgUMP/Q2a17fw5asli5/yE98hNeP3KTIf9XtV8N",
+	"UI8x9i8XzFqJZpZplo0yXyWjs9FfQT+v3lrp7HZ6crLSi0XDZz3OM8pWuq+sErfb9dD756cXb0m1IvLf",
+	"XT0tLjT8D+wF89hOF+IH5bLGtW5z+MmjzZ80uhvhR99t/qhq0YZfPN78RdmEzHxw+sPmD1YbSd1Goyd9",
+	"jqBsy4YffNfrAMqWR7cNzHoJOk7roc7uUuI6TGg6UxivZYBq9PG2AWOGcDrW7gBspcWTHRdp1zF522hG",
+	"Y0gZ1hJc70rThNLXTOmyf4eZDZOG6Rw0huf8I3wA1Svj54VUWMJr45u2bXSPF22P8Wexy6Lu+f4bL330",
+	"fL8K2uk7QdnUpecHtmt879dtw/bbjxtJRb1t03btmqqWL0FCklPXiO0B04tvBP0NXtUEIItZfdB9fINV",
+	"SG67+Eqt4c626Fq1mD48oLmWQOHWYC5qfWBO9wGdF1iinjdE9C3hc+y6g7WyJ3PJKJnoTMyOcimMGuXt",
+	"FVouScETkHUOWbHG85XGZDbVwgjCYjr1psUwWrxzyzooYuwsrNneuq6t2gD79yuYuYuw3Ql7IsHnXMh2",
+	"mL/QEuhcEUBN1zUP5MnegPwFTo9wPtqKen8+4sk6Ba/CJBinlTd/EwDbQxgEhb2Ao71S29IjFRmQTMw2",
+	"QWEmZuMboyrfruqlSGbVOK46qHXqp6uN1rYlmmUj9x5CbtmR/qCCx9qWWmAYD2ogwfcD82+xxz6aMjE9",
+	"WIIhKhoLjThz3SYUcIDOfN3CLjBfKW64E5A70aAnmF+wL3BYOF/Z0wDlDxrKvXhBWJm7a4C+Hchj31m7",
+	"Znl03iPVCupG5/zRv3RwO84hobve93CwVNyBpSKpwMZDZPnTR6wfoVpUvNgAqiSuGo2t4OS7fa4LsNYJ",
+	"/mNVCW0rGK35iv4GSweCeHJ/cd299wl9zmF/23R7alnA7RroP9r35CGwtwtKVprXvxZxGf3T1bm+fA9H",
+	"fsj8oAfePBd8mjHrbH786LteiPaaSlvQ5fGjJ302Emifj2h92ufjXIoYlG3l9g0Rg3euejShniSQqq5Z",
+	"gDKssKbxjfur03y5K/q/pTot0eMO2E+bVOX2OMhV92i8LOGzGy59+aRumal868E4v/yS6lE6W376XCQ7",
+	"fPU7cHI1+toO0uNdSI8egSJv5USndB01SxRbx83xjf+zm2tUJRJ3YBtlf+K7gLxWxuGeD5zjfjmHuwYb",
+	"T2Zt9bZw6dYAO56UXb+DDgEM+Wrr8E1s6TkbPygKTShfEg56IeTVWVnqL3KlNaNawb+IaDYPO8FW2pE/",
+	"fGRxC21BGXu+vzuE2VrH+UYw7D29AotRNvE+FXNvAqvQTmJeR1OlWEe3aSaEPKqKC4ZNELZMJ4ZRmgmP",
+	"yfvK1VYVy5w6LLcpJD6G1hbHYM2msTW3NK5A1Tt7TjBodipkHEA+jPazDQ0fqGGjaubZy6hxst+Jbfvi",
+	"AJ7XuttPKcsGZB8MGvtj+XRpq31Qi85kyjJwwGYrataokEX4FRLUrTu+tK9809b2qpvroC3dgbZUwWG7",
+	"vlRCYpfpHUEZU/UwsniyJLSenYLNQHmCdaBsg3CCNUGRtwneycrQ0vx74mWP9jtxCFPeuprlv3v7/MD/",
+	"vikntAFKQj2VqKjPRsY3vsF/O60yu9EIo2U6PDo4Y2vTLHFvgyXmXi0xOwDj2HeXatcJf8Ea25Mlpqn5",
+	"ThKE6WNiMxAl2CqKhjlK4LCwHRScFmj1P6bJVIq54ZWciIAn+5lbxlcjQLQbRx1QZmBPvwP2VGhb1tXi",
+	"aE1FY1wLK552kQbs2L5BQ3PvfNsqWtXkftDR7kJHK4GmBD33S7tKdqFF7kP/QyzGFbIhWhRxCqpV68KJ",
+	"Hqzahau7n9AodzIBBHgpxRfgQ2DUwKgOljWEsGd4FeZZR8RVdYl8HErki5hjASUhiStNvU4/mrxrfGP/",
+	"6NaydqMJKGU6pDk8d2qVGvHpoGndr6blIag3PI4zNtV1JWtVtJruAywfmPbzRwTkga3cp7A51b2wE5u1",
+	"15JB0JOtxjcoZt6O4Roaj5EXdetFr+wrDybkEdfj6gEeNHPKzDNoUnelSTEPZh603Q/tetQzgl1gsXmq",
+	"IjqVYF1d6swVGY0I40xL29dkyuR8QWWrE+uVq7T3ILUpXNz9KFP2XHpnmbx431573itS+M5tNCheA4fc",
+	"HxF5kwMn1JEEXzZzjZY02N74Bv/t1Kh2IwtYJMQizsFZVJsUinvbGTtvBy3s/rQwviUAj20/xw5X17Mq",
+	"2ZIouiyrZdsy2SLDKBB1Tji6xHQKvsD7IhVEumQv6xxb93DZyb8aUx6Wijfg1qAYfgMEwyHfDjQDReXx",
+	"jfkHOWBetISP2b5JVAJRWLbINQqcmPuHxAvb5Olj8jP7Sylznz55av/vBW/yCH84Jr/mmaAJVs7FQGrM",
+	"bohBuQq7WUBEt58gSr5k2YGpTPmyjRrrQZamWOB3C+lfxBr0kT3OHUot3V1A9mYqWBVb9o0YXPE2f5MD",
+	"idyJRPYgWm8l9trBHgEvbZXzb4a6fr/d9t55iP+GSLMlWoTaOAXsUIvaSX8S7QWvDrmOE0sphbRy3cI3",
+	"1kLybqj2MXlZC1Ay/y5JTDkXmsSYFLNObn12/yDSDfRqEOnur7bG1jKd4cWJpIuOmEfs7EyY8qEnCdFi",
+	"cxTjBzfwQBEGijBQhLumCB77+lCEfy2uav69OXTWXVa2wZ8hByg4zAR2yNUCRYg5zCcglRVdXBxLWabW",
+	"dlVyz0DOQ5ahD6l4Nn81OiAC/9yKvbbe2OCh259ZcpFasLBNaVDaXIrCiJg1cJxDBYolMPTsTRFsOvGm",
+	"GuQBuKDfTGuVdg7Jmcptf9se6N+rnR5d1pgfWYKnJYVlb6QaTtTwIIAb45vy79tWPLEJKRyNb9h4C60u",
+	"rpmuBlvnQ0WEzmwssW3XFSz8UULWTmJc9fXdgH8beS+3NWDA/XqqRA2cugDeygjdoUZv3TsPJtao7P1z",
+	"SFi3ux4ije6KbOcllHl49b9sqGBbelCdhdtXvsxAq5o8LDiU0nKhwCjXttU51iIMVWOSlDvYf6gBSHZ1",
+	"uNC7DkByBxNADVzOEIE0qPXfqFqP8Fuqz0F61GSe4xv7R2fE0o6ExAh3HtUOz+1aGxGUloTB6PbN5Y5s",
+	"D8dj4MlWtmohbZpk//z7FzzZA0Y8LLP1gEMDh/s2mlbxpB9dEBmL2YZElLf+pYejHmLB1b8xnmz7zUUs",
+	"ctj6o8MnvdiJBl30rnRR1zQBjYceCVqLvZVY0q2nJiIu5sA14VRKsajFhPiibwgZZko0IDINhCYGIc+x",
+	"AdE810uSYU4ON/wVLf1l3VSfdWM7FGHhDcLFIgUJZ0SbZTPt4kyqet9eY86p0pEv40GYtl3iM9BEiTlg",
+	"533IFBBfuycYb2wTTyykPlh9GVd3Pxk77mRCBVQl0/oPUP9gEBG+Id+2RPrjqIptsUq1ISSWSuUezwNU",
+	"cEV6GN/Yl7vV493oBioDDrEOz4DbRHvHLgafx73que4WKh+c57jbQem2FeoWUtiKIY1SdTWwIBOYCokG",
+	"Z9SZNcOUHcuLFZ0DmQuzzGPyVzxCjOm3xc2DyvQ5ofVK6LLgilwB5DZS3+6iTCRaUF8o3RxLex28PeDf",
+	"A1PG/5AYO7DMB1MMz2N/sBJeHzrkRmqv4eKKww6oO6DugLpfl66nrgj2rVZEi0rNXc8M6YO3lsO3Sw9v",
+	"OJQ9TEpdHZtnL1JMlleYYONTfam6UualUlyI8H9GwAGeOBMBmQsZzBgxSxkIxEAgBgKxB4v5ei/VPvTA",
+	"KM1bdECyMYVKC2mFiITF2hvqVCxy7Bmh6ZUhFZioi4K+ImLBMdwwqhQg81PZRYnypNGCzOoWi9R9XkZI",
+	"uu4qKb0GMgEzS6k+nOMiKFcLkGiKNCqHUFDvsRSLORBRaEtPF0wFyNJ7UPr+iNKhzIpmVyUdudt84GoB",
+	"Gxo0+dTCgTQOpHFPpPE/i2QG634F9C8y0WzL1pOE2ii9DW5H/9I3XRjc7WLw7N1ZlGkFNiUA+p/q/rug",
+	"b8uFHT9U55Zd3j15t3xI9lCRbqhI96DJgAXHKnUyTAlWWNH4xv3V7cTakUCgUHsnOQ3tWIohavbxEKP2",
+	"bcZ57gTP4zhbMTIHoz19pIhLoKgHf3YHej43w+8FMR6YDWpApUFD+0Y4XmZbCO5IIFy9gVoxuiaGX5SM",
+	"72f35qHRfOvCbjuhtt/NXdtyBsIylHAbSrh1l2LC0pSt1VA6KdxvBZWUa8Y3xLX/vfbeN21jqjYymJnu",
+	"ysxUA7LWuPE6ILaHjvsqgd7tIrh3FZUxXpzOQZEZaEWoFdYlob5vnfXZoKhelZeeGvKJcWbAE0hcvDdT",
+	"2gamXaZMq8u2EO8Knh6qJaxa4f0Yw2onFMC2V7W+7UO896AjPAiq9Z5eGRUhTlkekVSoqiGeISg+ls1G",
+	"uSZFrEnGuPPzTokCec0a8W1N2rbOecc31X86TWpfQWyMVlHHxLvhsW1ye7XfIUz8Xs1k1UUg13MBECRl",
+	"elf4XWu119XP3AiuNkT8g5sZWTBRmi6V/TtUcW26T0x4WJa0PzTuDDzv3rv3/VZHrE4CoCCWsCEu4cK9",
+	"88cqlmV3PeiXd6VfqhLKPMD6X7oa89msoRVXDuqNTBOdSlHMUjK+mqjx9YmL2LmUkAvFtJDLsV7mMNZ0",
+	"dhmRRcoycM3SpzTW2Kyo1C8VuRZZMQeUHTlAopDVsuo1p5H6ZGf7+jH5xWm2uESmyLO3r3ASolKxcPlN",
+	"dGnr988o48ekDKa2SjAtq38xhSOX1cH+hKHdGFaJi8GaulpUcY/KpkdTXQ5BM8HhnFC+tMGMZkzqDE5/",
+	"am0Ab1HhoarGdnX3oxa7kwkQiAuMdh0U4kE4eDjagqUUjtK2mZcrqtsUEcY39o9O3XZHSmGkeY9Kh+fp",
+	"bTK53d+gy95r5W+bRHTFxYJbCLW3ErmGgYYBOn65Dcx2l/96pZWv/5WA0lIsXXZAzUp9Rrhw0oYXLwwX",
+	"xSQlcomfFbEZ79KWMTG7mVKb4iTNVylVmEkQLBy2B7x5WBpwO6a9sPaAga8NfG2vmUzKo1A7UWB6g4P0",
+	"At84JFowDWaioEqZZVgiSQ1a5R61SnejJVDg/5sgMb4x/7SXxP8JaKbTsnUJqnoUA+9hmrFZ6pyP5ySm",
+	"OY2ZRkZC1RUkhItFsDS+gYPdqD07dGE2O0OLhMT0YOu/X1s/FlEr0yFTC5qYCOmArx+wj0vgbSWIb/0b",
+	"DxhYyzUGJQ205cQpxFe1BNJCWylsgOJ7iXMquDPVedpphXwD1Vws2oG3Mmq10ul3oIDKGGseKLCxVHVb",
+	"GBoJmSwTpqKyo6V9n2ZZuDPQh2ruh2cD7/uBRca+b5dbvoNSoOVcg7H9rsSiRR2iPcbVfmw3ub+DWEhn",
+	"8K4S7A0DUppK7UzUNiFpmomFrRvmIr0M5VW+eBjlS2sah8+Yd+9EK4P3Z2Qqskwsmo2P2szTH2qdkB6k",
+	"hbpc4DZG6tO7aXH0LI4h15CcN8+6rIUA2AVKDYbsQeF/ePmOoR5oDSq2JjyMb8q/by1xy8DWRVzN8F3m",
+	"WhypVIIjdlewtPGukc0MkzAX16AwUgxkRMwtRM7tp8rmlRKUPibPbRfsCZCCJ4IHbIA/4jp2p2RG3K41",
+	"DNw242SgPEN6SCg95I+QemFRrw81iVr9XntD3DuRs9vMO+Vmh1Ssb9I29HXscEyNyH0kYSJER+znM1/M",
+	"z7zmAlUEFtS3Js+pkEQVKsfyf4aKz4B7AZ68T5kiGZt6Ao/vYRy2+UxwsKPW1AlK7IICdX7Nct/Z1R6e",
+	"XW70nQ1cc5DXB3k9XIsUdXmD3RaXnc3PEglIahRiN8IFn/OMMt5qGLygS1tvtBbdh4TL5pa5sg8urG+R",
+	"go2Mc6F9EVmky8gF1gsSU06m7HOwX8gLu45vQhjAtfLOzsfmnNRgKL8np7aFJbJIWZzaq/Bhrh5eDXju",
+	"hjCbePyFFq72Pka8RITKuf0/h8+6hq9Nw5+NYD0v1eVGPz2eLYkWbpBFXSoI1Pg1y7tLZXjg7gN3H7j7",
+	"rqULrMzeQ/0w30FcSKaXiMeCJfHo7B8fDcJZO5rF70Jmo7PRGBHRjbRmoBN8yhLgmtGMXDOpC5qROY1T",
+	"xkFZdy/lBHgslwahMALeWedG0YjTOYzO6qszVKI5w2vBZ7inCJGOTJb4b/V1rfn8+tfeGVl6G71JkElf",
+	"4KEaqSzpsD7Ojy5yv+zfVg1TJgLURnKB/qGRPqSCzOkSO4VbrlImFng2U0UD+4W5/onroz1zxdz/pIjS",
+	"onYqUwnwJXigLo+oEXhcVX63rZiMNOhaxmSC167KR3MFVrLaw4mBOrOhOmWl6HmhNJkD1Lfmi7SGTsr5",
+	"oiZSXIHEKrBlTYFFuqwdt68PGxjlZwuMculKW69lFrsx6nlZgUNjM2606kwIWxIkpzpOSQbXkNXu3T4P",
+	"fI8NeGziszojVyA5ZBFhnGmZ4H6mTM4XVIKBb8/gymHtd4FhsU19JoqktgbrsW95l2YZyOrdObS8mImZ",
+	"y6xRBkbEtDYBLRLnIg9/5xoQPT+9eEt0JmZHmmWgSEaXoqhtCn9tGcYC359IIoSMiBFwbBEJDtJn9ogF",
+	"rwGAcN79lRIXNq184jwBc8GZFpLxWZ16qNHtx9v/CgAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/keybroker"
+	"github.com/eosc-siesta/siestad/internal/policy"
+	"github.com/eosc-siesta/siestad/internal/workspace"
+)
+
+// policies puts the documents and floors that people put into force over what the configuration admits.
+func policies(c *Config, db *pgxpool.Pool, clouds []workspace.Site) (*policy.Service, error) {
+	roots, err := c.roots()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := floorKeys(c.Attestation.FloorKeys)
+	if err != nil {
+		return nil, err
+	}
+	sites := map[string]attest.Policy{}
+	for _, s := range clouds {
+		sites[s.Name] = s.Policy
+	}
+	return policy.New(policy.Config{
+		DB: db, Sites: sites, Archive: keybroker.NewArchive(db, roots), Verifier: &attest.Verifier{}, FloorKeys: keys, Host: hosts(c),
+	}), nil
+}
+
+// hosts names the machines of registered chips.
+func hosts(c *Config) keybroker.HostOf {
+	names := map[[2]string]string{}
+	for _, s := range c.Sites {
+		for _, chip := range s.Chips {
+			names[[2]string{s.Name, strings.ToLower(chip.ID)}] = chip.Host
+		}
+	}
+	return func(site, chip string) string { return names[[2]string{site, chip}] }
+}
+
+// floorKeys reads the public keys that sign floor files.
+func floorKeys(files []string) ([]ed25519.PublicKey, error) {
+	var keys []ed25519.PublicKey
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("reading a key of floor files: %w", err)
+		}
+		block, _ := pem.Decode(text)
+		if block == nil || block.Type != "PUBLIC KEY" {
+			return nil, fmt.Errorf("reading a key of floor files: %s holds no PEM public key", file)
+		}
+		key, err := x509.ParsePKIXPublicKey(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("reading a key of floor files: %s: %w", file, err)
+		}
+		public, ok := key.(ed25519.PublicKey)
+		if !ok {
+			return nil, fmt.Errorf("reading a key of floor files: %s is no Ed25519 key", file)
+		}
+		keys = append(keys, public)
+	}
+	return keys, nil
+}
