@@ -72,7 +72,7 @@ func TestKeyPrintsRedacted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := []string{new(big.Int).SetBytes(scalar).String(), hex.EncodeToString(scalar), base64.StdEncoding.EncodeToString(scalar), fmt.Sprint(scalar)}
+	d := []string{new(big.Int).SetBytes(scalar).String(), hex.EncodeToString(scalar), base64.StdEncoding.EncodeToString(scalar), fmt.Sprintf("%d", scalar)}
 	type holder struct{ Key ear.Key }
 	var out []string
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
