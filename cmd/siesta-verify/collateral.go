@@ -18,9 +18,9 @@ import (
 // service (PCS v4) hands it out: chains in PEM, lists in DER, and the signed
 // documents with their signature beside them.
 type intelCollateral struct {
-	pckChain, pckCRL, rootCRL []byte
-	tcbInfo, tcbChain         []byte
-	qeIdentity, qeChain       []byte
+	pckCRL, rootCRL     []byte
+	tcbInfo, tcbChain   []byte
+	qeIdentity, qeChain []byte
 }
 
 // readIntel reads one JSON object with the member names of Intel's quote
@@ -47,7 +47,8 @@ func readIntel(text []byte) (*intelCollateral, error) {
 		to   *[]byte
 		read func(json.RawMessage) ([]byte, error)
 	}{
-		{"pck_crl_issuer_chain", &c.pckChain, readChain},
+		// The issuer of the PCK list comes with the quote, and is proved there.
+		{"pck_crl_issuer_chain", new([]byte), readChain},
 		{"pck_crl", &c.pckCRL, readList},
 		{"root_ca_crl", &c.rootCRL, readList},
 		{"tcb_info_issuer_chain", &c.tcbChain, readChain},
@@ -70,8 +71,7 @@ func readIntel(text []byte) (*intelCollateral, error) {
 	return c, nil
 }
 
-// objects names what was there as the judge does. The issuer of the PCK list is
-// not among it: its certificate comes with the quote, under Intel's root.
+// objects names what was there as the judge does.
 func (c *intelCollateral) objects() (out []attest.Object) {
 	for _, o := range []attest.Object{
 		{Kind: attest.KindTCBInfo, Bytes: c.tcbInfo},
@@ -166,7 +166,7 @@ func signedDocument(name string, signature json.RawMessage) func(json.RawMessage
 		if err := json.Compact(&out, doc); err != nil {
 			return nil, errors.New("is no JSON")
 		}
-		fmt.Fprintf(&out, `,"signature":"%s"}`, sig)
+		fmt.Fprintf(&out, `,"signature":"%s"}`, strings.ToLower(sig))
 		return out.Bytes(), nil
 	}
 }

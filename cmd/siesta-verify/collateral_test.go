@@ -26,7 +26,7 @@ func TestCollateralForms(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, o := range map[string][]byte{
-		"pck chain": want.pckChain, "pck crl": want.pckCRL, "root crl": want.rootCRL, "tcb info": want.tcbInfo,
+		"pck crl": want.pckCRL, "root crl": want.rootCRL, "tcb info": want.tcbInfo,
 		"tcb chain": want.tcbChain, "qe identity": want.qeIdentity, "qe chain": want.qeChain,
 	} {
 		if len(o) == 0 {
@@ -86,7 +86,6 @@ func TestCollateralForms(t *testing.T) {
 			continue
 		}
 		for _, pair := range [][2][]byte{
-			{got.pckChain, want.pckChain},
 			{got.pckCRL, want.pckCRL},
 			{got.rootCRL, want.rootCRL},
 			{got.tcbInfo, want.tcbInfo},

@@ -79,6 +79,8 @@ Exit status: 0 accepted, 1 refused, 2 it could not be judged.`,
 type question struct {
 	evidence   attest.Evidence
 	collateral attest.Collateral
+	// doubt says why the collateral that was given is not used.
+	doubt string
 	// policy is nil when none was given.
 	policy *attest.Policy
 	// data is nil when --report-data was not given.
@@ -145,7 +147,8 @@ func (f *evidenceFlags) question(cmd *cobra.Command, name string, now func() tim
 			return nil, unjudged("--collateral %s: %w", f.collateral, err)
 		}
 	}
-	return q, q.gather(given, intel)
+	q.gather(given, intel)
+	return q, nil
 }
 
 const (

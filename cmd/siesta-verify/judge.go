@@ -36,7 +36,9 @@ func (r recognised) evidence() (attest.Evidence, error) {
 
 // gather turns the files beside the evidence into collateral. Certificates that
 // were named on the command line come before those that the guest sent along.
-func (q *question) gather(given certificates, intel *intelCollateral) (err error) {
+// Collateral that its vendor did not sign is not used, and refuses.
+func (q *question) gather(given certificates, intel *intelCollateral) {
+	var err error
 	var objects []attest.Object
 	for _, der := range given.crls {
 		objects = append(objects, attest.Object{Kind: attest.KindAMDCRL, Bytes: der})
@@ -44,8 +46,9 @@ func (q *question) gather(given certificates, intel *intelCollateral) (err error
 	if intel != nil {
 		objects = append(objects, intel.objects()...)
 	}
-	if q.collateral, err = attest.NewCollateral(attest.AMDRoots(), objects); err != nil {
-		return unjudged("reading --cert and --collateral: %w", err)
+	roots := attest.AMDRoots()
+	if q.collateral, err = attest.NewCollateral(roots, objects); err != nil {
+		q.collateral, q.doubt = attest.Collateral{Roots: roots}, err.Error()
 	}
 	if len(given.certs) > 0 {
 		var sent certificates
@@ -54,7 +57,6 @@ func (q *question) gather(given certificates, intel *intelCollateral) (err error
 		}
 		q.evidence.Certificates = leavesFirst(given.certs)
 	}
-	return nil
 }
 
 // leavesFirst joins certificates so that a long chain cannot push the chip's own

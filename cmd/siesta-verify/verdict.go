@@ -34,6 +34,12 @@ func (q *question) judge() *answer {
 	d := attest.Judge(q.evidence, q.collateral, policy, q.at)
 	a := &answer{TEE: string(d.TEE), Checks: slices.Clone(d.Checks), Verdict: attest.Accepted}
 	a.Genuine = genuine(a.Checks)
+	if q.doubt != "" {
+		a.Checks = append(a.Checks, attest.Check{
+			Name: "collateral as its vendor signed it", Status: attest.Failed, Code: attest.CodeCollateral,
+			Expected: "all of it", Got: "not used", Source: "collateral", Advice: q.doubt + "; fetch it from the vendor again",
+		})
+	}
 	if q.policy == nil {
 		q.withoutPolicy(a)
 	}
