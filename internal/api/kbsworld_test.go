@@ -89,6 +89,7 @@ type world struct {
 	boot   [32]byte // REPORT_ID of the boot that holds the lease
 	lease  string
 	secret keybroker.Secret
+	cookie string // of the recording that is being played
 }
 
 func newPlainWorld(t testing.TB) *world {
