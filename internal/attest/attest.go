@@ -136,6 +136,9 @@ type Refusal struct {
 	Detail string
 	// Checks lists all checks, in the order of precedence.
 	Checks []Check
+	// Product is Result.Product as far as it was read. It is proved only if the
+	// checks of chain and signature passed.
+	Product string
 }
 
 func (r *Refusal) Error() string {

@@ -57,7 +57,11 @@ func guarded(cache *chainCache, panics *atomic.Uint64, ev Evidence, col Collater
 		v.fail(checkTEE, string(SEVSNP)+" or "+string(TDX), "", "this kind of evidence is not known")
 	}
 	if v.failed || res == nil {
-		return nil, v.refusal()
+		r := v.refusal()
+		if res != nil {
+			r.Product = res.Product
+		}
+		return nil, r
 	}
 	res.Checks = v.checks
 	return res, nil
