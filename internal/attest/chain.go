@@ -76,6 +76,8 @@ type chainCache struct {
 	mu     sync.RWMutex
 	chains map[chainKey]*chain
 	tables atomic.Int32
+	// platforms are the proofs of TDX.
+	platforms platformCache
 }
 
 // get is nil-safe: Verify without memory has no cache.
