@@ -193,6 +193,7 @@ func raise(file floor.File, p attest.Policy) (attest.Policy, error) {
 	for product, level := range p.MinTCB {
 		out.MinTCB[product], _ = file.MinTCB(product, level)
 	}
+	out.TDX = raiseTDX(file, p.TDX)
 	if err := out.Narrows(p); err != nil {
 		return attest.Policy{}, fmt.Errorf("%w: %w", ErrWider, err)
 	}

@@ -57,9 +57,7 @@ func intersect(document, asked attest.Policy) (attest.Policy, error) {
 	if asked.Revocation == attest.RevocationRequired {
 		out.Revocation = attest.RevocationRequired
 	}
-	if asked.TDX == nil {
-		out.TDX = nil
-	}
+	out.TDX = intersectTDX(out.TDX, asked.TDX)
 	if err := out.Narrows(asked); err != nil {
 		return attest.Policy{}, fmt.Errorf("%w: %w", ErrWider, err)
 	}
@@ -102,9 +100,7 @@ func filled(document, parent attest.Policy) attest.Policy {
 			*rule = *parents[i]
 		}
 	}
-	if out.TDX == nil {
-		out.TDX = parent.TDX
-	}
+	out.TDX = filledTDX(document.TDX, parent.TDX)
 	return out
 }
 
@@ -157,10 +153,14 @@ func within(site string, document, parent attest.Policy) error {
 		return invalid("site %s and the document do not agree whether the hardware is simulated", site)
 	}
 	out := filled(document, parent)
+	if document.TDX != nil && parent.TDX == nil {
+		return fmt.Errorf("%w: site %s has no TDX hardware", ErrWider, site)
+	}
 	if len(out.Measurements) == 0 {
 		out.Measurements = [][]byte{make([]byte, 48)}
 	}
 	parent.Measurements = out.Measurements
+	parent.TDX = withMeasurements(parent.TDX, out.TDX)
 	if err := out.Narrows(parent); err != nil {
 		return fmt.Errorf("%w (site %s): %w", ErrWider, site, err)
 	}
