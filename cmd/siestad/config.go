@@ -31,6 +31,9 @@ type Config struct {
 	// Broker is the key broker's identity and the lives of its leases.
 	Broker BrokerConfig `yaml:"broker"`
 
+	// Tokens are the attestation results that the guests' door gives; left out, /kbs/v0 and attestations are refused.
+	Tokens TokensConfig `yaml:"tokens"`
+
 	// Attestation is what evidence must meet at every site. It narrows the gates that are compiled in; none can be opened.
 	Attestation AttestationConfig `yaml:"attestation"`
 
@@ -116,6 +119,21 @@ type BrokerConfig struct {
 	KeyFile string `yaml:"key_file"`
 	// Lease is how long a guest may hold its key without renewing; 5m if left out.
 	Lease time.Duration `yaml:"lease"`
+}
+
+// TokensConfig is who signs attestation results. To turn the keys over: make a key and name it in NextKeyFile; once every
+// instance runs so, move it to KeyFile and the old one to PreviousKeyFile; five minutes after that, the old one may go.
+type TokensConfig struct {
+	// Issuer stands in every token, such as https://siesta.example.org.
+	Issuer string `yaml:"issuer"`
+	// Audience stands in every token; siesta if left out.
+	Audience string `yaml:"audience"`
+	// KeyFile holds the P-256 key (PKCS#8 PEM) that signs tokens, made by `siestad keys init` or `siestad keys token`.
+	KeyFile string `yaml:"key_file"`
+	// NextKeyFile is the key that will sign next, published beforehand.
+	NextKeyFile string `yaml:"next_key_file"`
+	// PreviousKeyFile is the key that signed before, published until its last token is dead.
+	PreviousKeyFile string `yaml:"previous_key_file"`
 }
 
 // AttestationConfig is what evidence must meet.

@@ -44,6 +44,7 @@ sites:
     chips:
       - id: CHIP
     broker_url: https://192.0.2.7:8443
+tokens: {issuer: https://siesta.example.org, key_file: DIR/tokens.pem}
 `
 
 // writeConfig makes the files that a configuration names, then the configuration with the given replacements.
@@ -53,7 +54,7 @@ func writeConfig(t *testing.T, replace ...string) string {
 	if err := initKeys(filepath.Join(dir, "k"), "siesta.example.org/log", io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"keyring", "log.pem", "broker.pem"} {
+	for _, name := range []string{"keyring", "log.pem", "broker.pem", "tokens.pem"} {
 		if err := os.Rename(filepath.Join(dir, "k", name), filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -107,6 +108,8 @@ func TestEveryFaultIsNamedWithItsLineAndWhatToDo(t *testing.T) {
 		"issuer without TLS":    {"https://id.example.org", "http://id.example.org", 8, "https"},
 		"issuer without client": {"clients: [siesta-cli]", "clients: []", 10, "clients"},
 		"no keyring":            {"file: DIR/keyring", "file: DIR/absent", 12, "keys init"},
+		"token issuer":          {"tokens: {issuer: https", "tokens: {issuer: http", 36, "https URL"},
+		"no token key":          {"key_file: DIR/tokens.pem", "key_file: DIR/absent", 36, "keys token"},
 		"no floor":              {"    Genoa: {bootloader: 10, snp: 20, microcode: 20}\n", "    {}\n", 20, "floor"},
 		"unknown product line":  {"Genoa:", "Rome:", 21, "Milan or Genoa"},
 		"simulated site":        {"tee: sev-snp", "tee: none", 24, "choose from sev-snp"},

@@ -106,7 +106,7 @@ func keysCommand(out io.Writer) *cobra.Command {
 	keys := &cobra.Command{Use: "keys", Short: "Make the keys that the configuration names"}
 	var origin string
 	cmd := &cobra.Command{
-		Use: "init DIR", Short: "Make broker key, log key and keyring; never touches what exists", Args: cobra.ExactArgs(1),
+		Use: "init DIR", Short: "Make broker key, log key, token key and keyring; never touches what exists", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if !originPattern.MatchString(origin) {
 				return errors.New("--origin: name the log as the configuration will, such as siesta.example.org/log")
@@ -115,6 +115,10 @@ func keysCommand(out io.Writer) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&origin, "origin", "", "name of the audit log (log.origin)")
-	keys.AddCommand(cmd, tokenCommand(out))
+	tokens := &cobra.Command{
+		Use: "token FILE", Short: "Make a key that signs attestation results; never touches what exists", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return writeTokenKey(args[0]) },
+	}
+	keys.AddCommand(cmd, tokens, tokenCommand(out))
 	return keys
 }

@@ -88,9 +88,13 @@ func serve(ctx context.Context, c *Config) error {
 	if err != nil {
 		return err
 	}
+	tokens, err := tokenSigner(c.Tokens)
+	if err != nil {
+		return err
+	}
 	broker, err := keybroker.New(keybroker.Config{
 		DB: db, Log: log, Facts: permits, Stores: workspace.KeyStores(clouds), Keyring: keyring,
-		Verifier: &attest.Verifier{}, Collateral: known, Key: brokerKey, Installation: c.Installation,
+		Verifier: &attest.Verifier{}, Collateral: known, Key: brokerKey, Tokens: tokens, Installation: c.Installation,
 		Lease: c.Broker.Lease, Logger: logger.Named("broker"), Policies: inForce, Host: inForce.Host,
 	})
 	if err != nil {

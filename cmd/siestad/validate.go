@@ -76,6 +76,7 @@ func (v *validation) config(c *Config) {
 	v.need(c.Log.LastSeenFile != "", at("log", "last_seen_file"), "name a file outside the database that this program may write")
 	v.secretFile(c.Broker.KeyFile, at("broker", "key_file"), "make one with `siestad keys init`")
 	v.need(c.Broker.Lease == 0 || c.Broker.Lease >= 10*time.Second && c.Broker.Lease <= time.Hour, at("broker", "lease"), "choose between 10s and 1h")
+	v.tokens(c.Tokens)
 	v.attestation(c.Attestation)
 	v.need(len(c.Sites) > 0, at("sites"), "name at least one cloud")
 	seen := map[string]bool{}
@@ -102,6 +103,21 @@ func (v *validation) keyring(k KeyringConfig) {
 		v.need(err == nil, at("keyring", "pkcs11", "module"), "cannot be read: %v", err)
 		v.need(k.PKCS11.Token != "", at("keyring", "pkcs11", "token"), "write the token's label")
 		v.secretFile(k.PKCS11.PINFile, at("keyring", "pkcs11", "pin_file"), "write the user's PIN into a file of your own")
+	}
+}
+
+func (v *validation) tokens(t TokensConfig) {
+	if t == (TokensConfig{}) {
+		return
+	}
+	u, err := url.Parse(t.Issuer)
+	v.need(err == nil && u.Scheme == "https" && u.Host != "" && u.RawQuery == "" && u.Fragment == "", at("tokens", "issuer"),
+		"name this service by an https URL, such as https://siesta.example.org")
+	v.secretFile(t.KeyFile, at("tokens", "key_file"), "make one with `siestad keys token`")
+	for name, file := range map[string]string{"next_key_file": t.NextKeyFile, "previous_key_file": t.PreviousKeyFile} {
+		if file != "" {
+			v.secretFile(file, at("tokens", name), "make one with `siestad keys token`")
+		}
 	}
 }
 
