@@ -1,5 +1,6 @@
 // Package api is the HTTP face of the service: the REST API described in
-// openapi.yaml, and the guests' door.
+// openapi.yaml, and the guests' two doors: the native one, and /kbs/v0 for stock
+// clients.
 //
 // It owns the table idempotency, the tokens' verification, the one table of
 // errors (errors.go) and nothing else: a handler converts, calls a service,
@@ -16,8 +17,10 @@
 //     checkpoint;
 //   - a failure here is told to the caller by its request id only.
 //
-// The guests' door has its own listener and no tokens: whom it believes is the
-// business of package keybroker. A guest that is refused learns an id.
+// The guests' doors have a listener of their own and no access tokens: whom they
+// believe is the business of package keybroker. A guest that is refused learns an
+// id. Under /kbs/v0 every answer, errors of routing included, is of that
+// protocol's form, which package kbs owns.
 //
 // It trusts the issuers named in the configuration for who somebody is and
 // which roles he or she has, and Postgres for what the services say. Handlers

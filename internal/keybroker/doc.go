@@ -1,5 +1,5 @@
-// Package keybroker owns the keys of data volumes: it makes them, keeps them wrapped, and hands one to a guest that has
-// proved what it is, while every permission is in force.
+// Package keybroker owns the keys of data volumes and the generic secrets of projects: it keeps them wrapped, and hands
+// one to a guest that has proved what it is, while every permission is in force.
 //
 // # What it owns
 //
@@ -18,10 +18,13 @@
 //     signature, which is made only after the checkpoint.
 //  6. After Shred no path leads to the key.
 //  7. No network call is made inside a transaction.
+//  8. A secret of a project leaves on the conditions of 1, to the boot that holds the live lease of its workspace's volume,
+//     and never as, or in place of, a volume key: the two kinds of envelope do not open as each other (docs/adr/0012).
+//  9. A token about an attestation releases nothing by itself: it names a session, which must live.
 //
 // # Order of locks
 //
-// Arm, volume, the gate of the roots, key, lease, then what Facts locks. Every transaction here takes them in this order.
+// Arm, volume, the gate of the roots, key, lease, secret, then what Facts locks. Every transaction here takes them in this order.
 //
 // # Whom it trusts
 //
