@@ -54,7 +54,7 @@ func teeName(tee attest.TEE) string {
 	switch tee {
 	case attest.SEVSNP:
 		return kbs.TEESNP
-	case teeTDX:
+	case attest.TDX:
 		return kbs.TEETDX
 	}
 	return ""

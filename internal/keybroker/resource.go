@@ -94,16 +94,13 @@ func (b *Broker) resume(ctx context.Context, who Bearer) (*attempt, kbs.TEEKey, 
 	return a, key, nil
 }
 
-// teeTDX is TDX's name in decisions.
-const teeTDX attest.TEE = "tdx"
-
 // teeOf is the name of hardware in decisions for that of the protocol.
 func teeOf(tee string) attest.TEE {
 	switch tee {
 	case kbs.TEESNP:
 		return attest.SEVSNP
 	case kbs.TEETDX:
-		return teeTDX
+		return attest.TDX
 	}
 	return ""
 }

@@ -191,7 +191,7 @@ func (b *Broker) token(a *attempt, d decision, nonce, tee string, key json.RawMe
 		v.Hardware = 97 // "not able to recognise genuine hardware"
 	}
 	token, err := b.Tokens.Sign(ear.Claims{
-		ID: d.id, Nonce: nonce, TEE: tee, Vector: v, PolicyHash: a.policyHash, TCBStatus: "at-floor",
+		ID: d.id, Nonce: nonce, TEE: tee, Vector: v, PolicyHash: a.policyHash, TCBStatus: a.result.TCBStatus, Advisories: a.result.Advisories,
 		Measurement: a.result.Measurement[:], ReportData: a.reportData[:], TEEKey: key,
 	})
 	if err != nil {
