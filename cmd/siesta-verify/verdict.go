@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"slices"
+	"strings"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
 )
@@ -14,13 +16,18 @@ var noReference = attest.Check{
 	Advice: "give the guest's policy with --policy, and what it was challenged with by --report-data",
 }
 
-// ownFloor asks for nothing, so that only the gates of the code are judged. It is
-// never the policy of an acceptance: noReference fails beside it.
+// ownFloor is what stands in for a policy: the gates of the code, hardware that is
+// no simulation, no service TD, and of Intel's words only UpToDate. It is never
+// the policy of an acceptance: noReference fails beside it.
 func ownFloor() attest.Policy {
 	p := attest.NovaPolicy(map[string]attest.TCB{attest.Milan: {}, attest.Genoa: {}, attest.Turin: {}})
-	p.TDX = &attest.TDXPolicy{}
+	tdx := attest.NovaTDXPolicy()
+	p.TDX = &tdx
 	return p
 }
+
+// ownChecks are the checks of a policy that ownFloor judges all the same.
+var ownChecks = []string{"genuine or simulated hardware", "service TD", checkStatus}
 
 // judge gives the answer to a question.
 func (q *question) judge() *answer {
@@ -31,9 +38,15 @@ func (q *question) judge() *answer {
 	if q.data != nil {
 		policy.ReportData = *q.data
 	}
-	d := attest.Judge(q.evidence, q.collateral, policy, q.at)
-	a := &answer{TEE: string(d.TEE), Checks: slices.Clone(d.Checks), Verdict: attest.Accepted}
-	a.Genuine = genuine(a.Checks)
+	a := &answer{TEE: string(q.evidence.TEE), Verdict: attest.Accepted}
+	res, err := attest.Verify(q.evidence, q.collateral, policy, q.at)
+	var refusal *attest.Refusal
+	if errors.As(err, &refusal) {
+		a.Checks, a.Product = slices.Clone(refusal.Checks), refusal.Product
+	} else {
+		a.Checks, a.Product = slices.Clone(res.Checks), res.Product
+	}
+	a.Genuine = genuine(q.evidence.TEE, a.Checks)
 	if q.doubt != "" {
 		a.Checks = append(a.Checks, attest.Check{
 			Name: "collateral as its vendor signed it", Status: attest.Failed, Code: attest.CodeCollateral,
@@ -43,7 +56,7 @@ func (q *question) judge() *answer {
 	if q.policy == nil {
 		q.withoutPolicy(a)
 	}
-	a.Product, a.TCBStatus = product(a.Checks), tcbStatus(a.Checks)
+	a.TCBStatus = tcbStatus(a.Checks)
 	for i, c := range a.Checks {
 		if c.Status != attest.Failed {
 			continue
@@ -56,10 +69,6 @@ func (q *question) judge() *answer {
 			a.Verdict, a.Code = attest.Refused, c.Code
 		}
 	}
-	if d.Outcome != attest.Accepted && a.Verdict == attest.Accepted {
-		// The judge refused and no check says why: its word counts.
-		a.Verdict, a.Code = attest.Refused, d.Code
-	}
 	return a
 }
 
@@ -67,7 +76,7 @@ func (q *question) judge() *answer {
 func (q *question) withoutPolicy(a *answer) {
 	for i := range a.Checks {
 		c := &a.Checks[i]
-		if c.Source != "policy" || c.Name == checkReportData && q.data != nil {
+		if c.Source != "policy" || slices.Contains(ownChecks, c.Name) || c.Name == checkReportData && q.data != nil {
 			continue
 		}
 		c.Status, c.Expected, c.Advice = attest.NotJudged, "", ""
@@ -75,47 +84,47 @@ func (q *question) withoutPolicy(a *answer) {
 	a.Checks = append(a.Checks, noReference)
 }
 
-// Names of the checks that are asked for by name; the tests on genuine evidence
-// fail when the judge calls them otherwise.
 const (
 	checkReportData = "report data"
-	checkProduct    = "product line"
-	checkChain      = "certificate chain"
-	checkSignature  = "report signature"
+	checkStatus     = "TCB status"
+	checkTCBRevoked = "TCB not revoked"
 )
 
-// genuine says that hardware made this evidence: the chain holds down to the root
-// in this program, nothing in it is revoked, and the evidence is signed under it.
-func genuine(checks []attest.Check) bool {
+// proofs names the checks that together show that hardware made the evidence: the
+// chain down to the root in this program, and each signature below it. The tests
+// on genuine evidence fail when the judge calls them otherwise.
+var proofs = map[attest.TEE][]string{
+	attest.SEVSNP: {"certificate chain", "report signature"},
+	attest.TDX: {
+		"certificate chain", "signature of the quoting enclave's report", "attestation key of the quoting enclave", "quote signature",
+	},
+}
+
+// genuine says that hardware made this evidence, and that nothing in its chain is
+// revoked as far as the collateral tells.
+func genuine(tee attest.TEE, checks []attest.Check) bool {
 	proved := 0
 	for _, c := range checks {
 		switch {
 		case c.Code == attest.CodeRevoked && c.Status == attest.Failed:
 			return false
-		case (c.Name == checkChain || c.Name == checkSignature) && c.Status == attest.Passed:
+		case slices.Contains(proofs[tee], c.Name) && c.Status == attest.Passed:
 			proved++
 		}
 	}
-	return proved == 2
+	return proved > 0 && proved == len(proofs[tee])
 }
 
-func product(checks []attest.Check) string {
-	for _, c := range checks {
-		if c.Name == checkProduct && c.Status == attest.Passed {
-			return c.Got
-		}
-	}
-	return ""
-}
-
-// tcbStatus is Intel's word for a quote. AMD publishes no list, so for a report it
+// tcbStatus is Intel's word for a quote, or nothing where Intel lists no level. AMD publishes no list, so for a report it
 // says how its three patch levels stand to the policy's floor, if there is one.
 func tcbStatus(checks []attest.Check) string {
 	at := 0
 	for _, c := range checks {
 		switch {
-		case c.Code == attest.CodeTCBStatus && c.Got != "":
-			return c.Got
+		case (c.Name == checkStatus || c.Name == checkTCBRevoked) && c.Status != attest.NotJudged:
+			// The advisories follow the word.
+			word, _, _ := strings.Cut(c.Got, " ")
+			return word
 		case !slices.Contains([]string{"reported TCB", "committed TCB", "TCB at launch"}, c.Name):
 		case c.Status == attest.Failed:
 			return "below-floor"

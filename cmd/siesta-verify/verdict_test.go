@@ -9,8 +9,8 @@ import (
 
 // TestGenuine: the chain and the signature together, and nothing revoked.
 func TestGenuine(t *testing.T) {
-	chain := attest.Check{Name: checkChain, Code: attest.CodeChain, Status: attest.Passed}
-	signature := attest.Check{Name: checkSignature, Code: attest.CodeSignature, Status: attest.Passed}
+	chain := attest.Check{Name: proofs[attest.SEVSNP][0], Code: attest.CodeChain, Status: attest.Passed}
+	signature := attest.Check{Name: proofs[attest.SEVSNP][1], Code: attest.CodeSignature, Status: attest.Passed}
 	revoked := attest.Check{Name: "certificates not revoked", Code: attest.CodeRevoked, Status: attest.Failed}
 	other := attest.Check{Name: "launch measurement", Code: attest.CodeMeasurement, Status: attest.Failed}
 	bad := func(c attest.Check, s attest.Status) attest.Check { c.Status = s; return c }
@@ -28,8 +28,11 @@ func TestGenuine(t *testing.T) {
 		"not revoked":          {[]attest.Check{chain, signature, bad(revoked, attest.Passed)}, true},
 		"nobody looked":        {[]attest.Check{chain, signature, bad(revoked, attest.NotJudged)}, true},
 	} {
-		if got := genuine(row.checks); got != row.want {
+		if got := genuine(attest.SEVSNP, row.checks); got != row.want {
 			t.Errorf("%s: %v", name, got)
+		}
+		if genuine(attest.TDX, row.checks) || genuine("sample", row.checks) {
+			t.Errorf("%s: genuine as something else", name)
 		}
 	}
 }
@@ -45,10 +48,23 @@ func TestTCBStatus(t *testing.T) {
 		"at-floor":    levels(attest.Passed, attest.Passed, attest.Passed),
 		"below-floor": levels(attest.Passed, attest.Failed, attest.Passed),
 		"":            levels(attest.NotJudged, attest.NotJudged, attest.NotJudged),
-		"OutOfDate":   {{Name: "TCB status", Code: attest.CodeTCBStatus, Status: attest.Failed, Got: "OutOfDate"}},
+		"OutOfDate":   {{Name: checkStatus, Code: attest.CodeTCBStatus, Status: attest.Failed, Got: "OutOfDate INTEL-SA-00001 INTEL-SA-00002"}},
+		"UpToDate":    {{Name: checkTCBRevoked, Status: attest.Passed, Got: "UpToDate"}, {Name: checkStatus, Status: attest.Passed, Got: "UpToDate"}},
+		"Revoked": {
+			{Name: checkTCBRevoked, Code: attest.CodeRevoked, Status: attest.Failed, Got: "Revoked"},
+			{Name: checkStatus, Code: attest.CodeTCBStatus, Status: attest.NotJudged, Got: "a part has no TCB level"},
+		},
 	} {
 		if got := tcbStatus(checks); got != want {
 			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	for _, none := range []attest.Check{
+		{Name: checkStatus, Status: attest.NotJudged, Got: "a part has no TCB level"},
+		{Name: "TCB evaluation data number", Code: attest.CodeTCBStatus, Status: attest.Passed, Got: "17"},
+	} {
+		if got := tcbStatus([]attest.Check{none}); got != "" {
+			t.Errorf("%q is no status", got)
 		}
 	}
 	if got := tcbStatus(levels(attest.Passed, attest.Passed, attest.NotJudged)); got != "" {
