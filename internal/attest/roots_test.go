@@ -212,3 +212,10 @@ func TestOrigins(t *testing.T) {
 		t.Errorf("%d files, %d hashes", len(seen), len(known))
 	}
 }
+
+func encodeChain(a *authority) (out []byte) {
+	for _, c := range a.certificates() {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return out
+}
