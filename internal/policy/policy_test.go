@@ -60,7 +60,7 @@ func TestTwoPeopleActivate(t *testing.T) {
 		t.Error("the database lets one person do both")
 	}
 	var n int
-	if err := r.DB.QueryRow(context.Background(), `SELECT count(*) FROM audit_entry WHERE action LIKE 'policy.%'`).Scan(&n); err != nil || n != 3 {
+	if err := r.DB.QueryRow(context.Background(), `SELECT count(*) FROM audit_inbox`).Scan(&n); err != nil || n != 3 {
 		t.Errorf("%d entries, %v", n, err)
 	}
 }
