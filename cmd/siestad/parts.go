@@ -111,7 +111,7 @@ func sitePolicy(a AttestationConfig, s SiteConfig) (attest.Policy, error) {
 }
 
 // collateral reads roots, revocation lists and registered certificates once: evidence is judged without any I/O.
-func collateral(c *Config) (func(site string) (attest.Collateral, error), error) {
+func collateral(c *Config) (func(ctx context.Context, q keybroker.CollateralQuery) (attest.Collateral, error), error) {
 	roots, err := c.roots()
 	if err != nil {
 		return nil, err
@@ -146,10 +146,10 @@ func collateral(c *Config) (func(site string) (attest.Collateral, error), error)
 		}
 		bySite[s.Name] = site
 	}
-	return func(name string) (attest.Collateral, error) {
-		site, ok := bySite[name]
+	return func(_ context.Context, q keybroker.CollateralQuery) (attest.Collateral, error) {
+		site, ok := bySite[q.Site]
 		if !ok {
-			return attest.Collateral{}, fmt.Errorf("site %s is not configured", name)
+			return attest.Collateral{}, fmt.Errorf("site %s is not configured", q.Site)
 		}
 		return site, nil
 	}, nil

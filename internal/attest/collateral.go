@@ -25,6 +25,10 @@ type Collateral struct {
 	VLEKs [][]byte
 	// TDX is what Intel says of its platforms; without it every quote is refused.
 	TDX *TDXCollateral
+	// Grace is how long after its end a revocation list of AMD's still counts. It
+	// is set only where a verdict rests on it; it is one of the objects, so that a
+	// decision shows it and a replay grants it, too.
+	Grace time.Duration
 }
 
 // ChipKey is the name of a chip in Collateral.VCEKs: CHIP_ID in lower-case hex.
@@ -46,6 +50,8 @@ type revocations struct {
 const (
 	maxCRLBytes   = 1 << 20
 	maxCRLEntries = 100_000
+	// maxGrace is the most that anybody can configure or put into a bundle.
+	maxGrace = 7 * 24 * time.Hour
 )
 
 // ParseCRLs reads revocation lists (DER), each of which must be signed by one of
@@ -117,6 +123,11 @@ func (c *CRLs) of(a *authority) *revocations {
 // is no better than an expired one.
 func (r *revocations) covers(at time.Time) bool {
 	return !at.Before(r.thisUpdate) && at.Before(r.nextUpdate)
+}
+
+// coversWith is covers with a grace after the end; there is none before the beginning.
+func (r *revocations) coversWith(grace time.Duration, at time.Time) bool {
+	return grace > 0 && grace <= maxGrace && !at.Before(r.thisUpdate) && at.Before(r.nextUpdate.Add(grace))
 }
 
 func (r *revocations) lists(certs ...*x509.Certificate) bool {

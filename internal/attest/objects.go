@@ -11,22 +11,25 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/go-sev-guest/abi"
 )
 
 // Kinds of collateral objects.
 const (
-	KindVCEK            = "amd-vcek"
-	KindVLEK            = "amd-vlek"
-	KindAMDChain        = "amd-ask-ark"
-	KindAMDCRL          = "amd-crl"
-	KindTCBInfo         = "intel-tcbinfo"
-	KindQEIdentity      = "intel-qe-identity"
-	KindPCKCRL          = "intel-pck-crl"
-	KindIntelRootCRL    = "intel-root-crl"
-	KindTCBChain        = "intel-tcb-chain"
-	KindQEChain         = "intel-qe-chain"
+	KindVCEK         = "amd-vcek"
+	KindVLEK         = "amd-vlek"
+	KindAMDChain     = "amd-ask-ark"
+	KindAMDCRL       = "amd-crl"
+	KindTCBInfo      = "intel-tcbinfo"
+	KindQEIdentity   = "intel-qe-identity"
+	KindPCKCRL       = "intel-pck-crl"
+	KindIntelRootCRL = "intel-root-crl"
+	KindTCBChain     = "intel-tcb-chain"
+	KindQEChain      = "intel-qe-chain"
+	// KindGrace is no vendor's: the grace that a verdict rests on, such as 1h0m0s.
+	KindGrace           = "grace"
 	maxObjects          = 1 << 16
 	maxObjectBytes      = 1 << 20
 	intelKindPrefix     = "intel-"
@@ -108,6 +111,9 @@ func (c Collateral) Objects() []Object {
 	if c.TDX != nil {
 		out = append(out, c.TDX.objects()...)
 	}
+	if c.Grace > 0 {
+		out = append(out, Object{KindGrace, []byte(c.Grace.String())})
+	}
 	return sorted(out)
 }
 
@@ -127,7 +133,7 @@ func (c Collateral) About(ev Evidence) Collateral {
 	case ev.TEE == TDX:
 		out.TDX = c.TDX
 	case ev.TEE == SEVSNP:
-		out.CRLs, out.VLEKs = c.CRLs, c.VLEKs
+		out.CRLs, out.VLEKs, out.Grace = c.CRLs, c.VLEKs, c.Grace
 		if len(ev.Report) != abi.ReportSize {
 			break
 		}
@@ -187,6 +193,12 @@ func NewCollateral(roots *Roots, objects []Object) (Collateral, error) {
 			}
 		case o.Kind == KindAMDCRL:
 			lists = append(lists, o.Bytes)
+		case o.Kind == KindGrace:
+			grace, err := time.ParseDuration(string(o.Bytes))
+			if err != nil || grace <= 0 || grace > maxGrace || grace.String() != string(o.Bytes) || c.Grace != 0 {
+				return fail(fmt.Errorf("no grace between 0 and %s", maxGrace))
+			}
+			c.Grace = grace
 		case o.Kind == KindAMDChain:
 			if err := roots.known(o.Bytes); err != nil {
 				return fail(err)

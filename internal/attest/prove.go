@@ -71,6 +71,8 @@ func (j *judgement) revocation(ch *chain) {
 	switch {
 	case current:
 		j.judge(checkRevocation, true, expected, window(list.thisUpdate, list.nextUpdate), "")
+	case list != nil && list.coversWith(j.col.Grace, j.at):
+		j.judge(checkRevocation, true, expected, window(list.thisUpdate, list.nextUpdate)+" and a grace of "+j.col.Grace.String(), "")
 	case j.pol.Revocation == RevocationNotJudged:
 		j.skip(checkRevocation, "the policy does not ask")
 	case list == nil:

@@ -92,8 +92,9 @@ type Config struct {
 	Stores   Stores
 	Keyring  Keyring
 	Verifier Verifier
-	// Collateral is what is known beforehand about the hardware of a site.
-	Collateral func(site string) (attest.Collateral, error)
+	// Collateral is what is known beforehand about the hardware that evidence speaks for. It must answer from memory: what is
+	// not at hand refuses the release.
+	Collateral func(ctx context.Context, q CollateralQuery) (attest.Collateral, error)
 	// Tokens signs attestation results. Nil: /kbs/v0 and attestations are refused.
 	Tokens *ear.Signer
 	// Key is B: its public half is hashed into every guest's command line.

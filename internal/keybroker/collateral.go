@@ -2,12 +2,19 @@ package keybroker
 
 import (
 	"crypto/sha256"
+	"time"
 	"unsafe"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
 )
+
+// CollateralQuery is whose evidence is to be judged. Nothing in the evidence has been proved yet.
+type CollateralQuery struct {
+	Site, Project string
+	Evidence      attest.Evidence
+}
 
 // collateralKey tells two sets of collateral apart without reading them: they are replaced, never changed in place, and a
 // set that is kept here keeps its parts alive, so that no other can come to lie where they do.
@@ -16,6 +23,7 @@ type collateralKey struct {
 	tdx         *attest.TDXCollateral
 	vcek, vlek  *[]byte
 	nvcek, nlek int
+	grace       time.Duration
 }
 
 // heldCollateral is what was at hand for a verdict: of all collateral, what concerns the evidence.
@@ -28,7 +36,7 @@ type heldCollateral struct {
 // hold names the collateral of a verdict. Its objects are hashed once, not with every release.
 func (b *Broker) hold(ev attest.Evidence, c attest.Collateral) heldCollateral {
 	h := heldCollateral{about: c.About(ev)}
-	key := collateralKey{crls: h.about.CRLs, tdx: h.about.TDX, vlek: unsafe.SliceData(h.about.VLEKs), nlek: len(h.about.VLEKs)}
+	key := collateralKey{crls: h.about.CRLs, tdx: h.about.TDX, vlek: unsafe.SliceData(h.about.VLEKs), nlek: len(h.about.VLEKs), grace: h.about.Grace}
 	for _, certificates := range h.about.VCEKs { // one chip's at most
 		key.vcek, key.nvcek = unsafe.SliceData(certificates), len(certificates)
 	}

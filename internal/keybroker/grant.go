@@ -137,7 +137,7 @@ func (b *Broker) judge(ctx context.Context, a *attempt) error {
 	if policy, err = b.raise(ctx, a, policy); err != nil {
 		return err
 	}
-	collateral, err := b.Collateral(a.site)
+	collateral, err := b.Collateral(ctx, CollateralQuery{Site: a.site, Project: a.project, Evidence: a.evidence})
 	if err != nil {
 		return fmt.Errorf("collecting collateral of site %s: %w", a.site, err)
 	}
