@@ -27,8 +27,9 @@ The bundle is taken at its word for what was judged: that it is the decision whi
 siestad recorded is shown by the audit log, whose entry names the same digests.
 
 Exit status: 0 the same result, 1 another result, 2 it could not be replayed.`,
-		Example: `  siesta-verify decision decision.json`,
-		Args:    cobra.ExactArgs(1),
+		Example: `  siesta decision bundle 01j… > decision.json
+  siesta-verify decision decision.json`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			data, err := readInput(args[0], cmd.InOrStdin(), maxBundle)
 			if err != nil {

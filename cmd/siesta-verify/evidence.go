@@ -87,6 +87,8 @@ type question struct {
 	data    *[64]byte
 	at      time.Time
 	devices bool
+	// unknown counts what a client's JSON says beyond the report known here.
+	unknown int
 }
 
 // question reads everything that the flags name. Each of its errors means that
@@ -113,7 +115,7 @@ func (f *evidenceFlags) question(cmd *cobra.Command, name string, now func() tim
 		return nil, unjudged("%s: %w", name, err)
 	}
 	q.devices = what.devices
-	if q.evidence, err = what.evidence(); err != nil {
+	if q.evidence, q.unknown, err = what.evidence(); err != nil {
 		return nil, unjudged("%s: %w", name, err)
 	}
 	var given certificates

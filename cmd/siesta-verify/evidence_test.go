@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -238,6 +241,74 @@ func TestWrapped(t *testing.T) {
 	_, a := judged(t, put(t, svsm))
 	if !a.Genuine || a.Code != noReference.Code {
 		t.Errorf("SVSM: genuine %v, code %q", a.Genuine, a.Code)
+	}
+}
+
+// TestRecordings: what stock clients sent is recognised as it stood on the wire,
+// and refused for what it is: made up, or signed by a simulation.
+func TestRecordings(t *testing.T) {
+	const recordings = "../../internal/kbs/testdata/recordings/"
+	for name, row := range map[string]struct {
+		tee  attest.TEE
+		code string
+	}{
+		"sample-attest":             {"sample", "format"},
+		"sample-get-resource-rsa":   {"sample", "format"},
+		"sample-initdata":           {"sample", "format"},
+		"snp-simroots-get-resource": {attest.SEVSNP, "chain"},
+		"snp-simulated-refused":     {attest.SEVSNP, "chain"},
+		"aproxy-simroots":           {attest.SEVSNP, "chain"},
+		"tdx-simulated-refused":     {attest.TDX, "collateral"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw, err := os.ReadFile(recordings + name + ".c2s.http")
+			if err != nil {
+				t.Fatal(err)
+			}
+			in, found := bufio.NewReader(bytes.NewReader(raw)), false
+			for {
+				request, err := http.ReadRequest(in)
+				if err != nil {
+					break
+				}
+				body, err := io.ReadAll(request.Body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if request.URL.Path != "/kbs/v0/attest" {
+					continue
+				}
+				found = true
+				_, a := judged(t, put(t, body), "--at", "2026-11-24T00:00:00Z")
+				if a.Genuine || attest.TEE(a.TEE) != row.tee || a.Code != row.code {
+					t.Errorf("%s, code %q, want %q, genuine %v", a.TEE, a.Code, row.code, a.Genuine)
+				}
+			}
+			if !found {
+				t.Error("no evidence in the recording")
+			}
+		})
+	}
+}
+
+// TestNewerReport: a client that knows more fields than this program is told so.
+func TestNewerReport(t *testing.T) {
+	text := string(load(t, "siena-v3-kbs-evidence.json"))
+	newer := strings.Replace(text, `"attestation_report":{`, `"attestation_report":{"launch_page_swap":1,`, 1)
+	if newer == text {
+		newer = strings.Replace(text, `"attestation_report": {`, `"attestation_report": {"launch_page_swap":1,`, 1)
+	}
+	if _, a := judged(t, put(t, []byte(newer))); !a.Genuine {
+		t.Errorf("a field beside the report made it ungenuine: %s", a.Code)
+	}
+	broken := strings.Replace(newer, `"guest_svn":0`, `"guest_svn":1`, 1)
+	if broken == newer {
+		broken = strings.Replace(newer, `"guest_svn": 0`, `"guest_svn": 1`, 1)
+	}
+	_, a := judged(t, put(t, []byte(broken)))
+	i := slices.IndexFunc(a.Checks, func(c attest.Check) bool { return c.Name == checkSignature })
+	if a.Code != "signature" || !strings.Contains(a.Checks[i].Advice, "1 fields") {
+		t.Errorf("code %q, advice %q", a.Code, a.Checks[i].Advice)
 	}
 }
 

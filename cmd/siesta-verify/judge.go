@@ -9,17 +9,18 @@ import (
 	"github.com/eosc-siesta/siestad/internal/kbs"
 )
 
-// evidence unpacks the recognised form into the bytes that were signed.
-func (r recognised) evidence() (attest.Evidence, error) {
+// evidence unpacks the recognised form into the bytes that were signed. unknown
+// counts members of a client's report for which those bytes have no place here.
+func (r recognised) evidence() (ev attest.Evidence, unknown int, err error) {
 	tee := attest.SEVSNP
 	switch r.form {
 	case rawReport:
-		return attest.Evidence{TEE: attest.SEVSNP, Report: r.body}, nil
+		return attest.Evidence{TEE: attest.SEVSNP, Report: r.body}, 0, nil
 	case rawQuote:
-		return attest.Evidence{TEE: attest.TDX, Report: r.body}, nil
+		return attest.Evidence{TEE: attest.TDX, Report: r.body}, 0, nil
 	case sampleEvidence:
 		// No hardware made it: the judge refuses it by its name.
-		return attest.Evidence{TEE: "sample"}, nil
+		return attest.Evidence{TEE: "sample"}, 0, nil
 	case clientQuote:
 		tee = attest.TDX
 	}
@@ -29,9 +30,9 @@ func (r recognised) evidence() (attest.Evidence, error) {
 		if cause := errors.Unwrap(err); cause != nil {
 			err = cause
 		}
-		return attest.Evidence{}, err
+		return attest.Evidence{}, 0, err
 	}
-	return attest.Evidence{TEE: tee, Report: parsed.Report, Certificates: parsed.Certificates, EventLog: parsed.EventLog}, nil
+	return attest.Evidence{TEE: tee, Report: parsed.Report, Certificates: parsed.Certificates, EventLog: parsed.EventLog}, parsed.Unknown, nil
 }
 
 // gather turns the files beside the evidence into collateral. Certificates that

@@ -114,6 +114,23 @@ func client(t testing.TB, quote, log []byte) []byte {
 	return text
 }
 
+// TestEventLog: the log of a quote gives its registers, and one changed byte of
+// what it measures does not.
+func TestEventLog(t *testing.T) {
+	quote, log := load(t, "tdx/cos-113-tdx-quote.dat"), load(t, "tdx/cos-113-ccel.bin")
+	for name, row := range map[string]struct {
+		log  []byte
+		want attest.Status
+	}{
+		"its own": {log, attest.Passed}, "cut": {log[:1000], attest.Failed}, "changed": {flip(log, 200, 1), attest.Failed},
+		"none": {nil, attest.NotJudged},
+	} {
+		if _, a := judged(t, put(t, client(t, quote, row.log))); find(a.Checks, "event log") != row.want || !a.Genuine {
+			t.Errorf("%s: %s, genuine %v", name, find(a.Checks, "event log"), a.Genuine)
+		}
+	}
+}
+
 // TestQuotePolicy accepts the quote of June 2025 under the policy that it keeps,
 // and nothing else.
 func TestQuotePolicy(t *testing.T) {

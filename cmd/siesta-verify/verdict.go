@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -65,6 +66,9 @@ func (q *question) judge() *answer {
 			a.Checks[i].Expected = "--report-data"
 			a.Checks[i].Advice = "give what the guest was challenged with by --report-data: without it an old report is as good as a new one"
 		}
+		if c.Name == checkSignature && q.unknown > 0 {
+			a.Checks[i].Advice = fmt.Sprintf("the client names %d fields that this program does not know and cannot put back into the report: update it, or give the raw report", q.unknown)
+		}
 		if a.Verdict == attest.Accepted {
 			a.Verdict, a.Code = attest.Refused, c.Code
 		}
@@ -86,6 +90,7 @@ func (q *question) withoutPolicy(a *answer) {
 
 const (
 	checkReportData = "report data"
+	checkSignature  = "report signature"
 	checkStatus     = "TCB status"
 	checkTCBRevoked = "TCB not revoked"
 )
@@ -94,7 +99,7 @@ const (
 // chain down to the root in this program, and each signature below it. The tests
 // on genuine evidence fail when the judge calls them otherwise.
 var proofs = map[attest.TEE][]string{
-	attest.SEVSNP: {"certificate chain", "report signature"},
+	attest.SEVSNP: {"certificate chain", checkSignature},
 	attest.TDX: {
 		"certificate chain", "signature of the quoting enclave's report", "attestation key of the quoting enclave", "quote signature",
 	},
