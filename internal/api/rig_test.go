@@ -80,7 +80,7 @@ func newRigWith(t testing.TB, s setup) *rig {
 	r.policies = newPolicies(r.db)
 	r.server, err = New(Config{
 		DB: r.db, Logger: zap.NewNop(), Log: r.log, Authz: rules, Workspaces: r.workspaces, Permits: permit.New(r.db), Images: image.New(r.db),
-		Policies: r.policies, Decisions: keybroker.NewArchive(r.db, nil), Quarantines: quarantine.New(r.db, permit.New(r.db), hostOfTest),
+		Policies: r.policies, Decisions: r.policies.Archive, Quarantines: quarantine.New(r.db, permit.New(r.db), hostOfTest),
 		Broker: r.broker, Secrets: r.broker, Attestations: r.broker, CursorKey: make([]byte, 32), Ready: func(context.Context) error { return nil }, Metrics: prometheus.NewRegistry(),
 		Issuers: []Issuer{r.issuer.config()},
 		Sites: []Site{{
