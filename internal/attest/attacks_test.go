@@ -87,3 +87,19 @@ func TestAttackList(t *testing.T) {
 		t.Errorf("%d rows", rows)
 	}
 }
+
+// TestCodesAreDocumented looks for every code of every check in the documentation.
+func TestCodesAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/attestation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range append(append([]Check{}, snpTable...), tdxTable...) {
+		if !strings.Contains(string(page), "`"+c.Code+"`") {
+			t.Errorf("code %s of %q is not in docs/attestation.md", c.Code, c.Name)
+		}
+		if c.Name == "" || c.Source == "" || c.Advice == "" {
+			t.Errorf("check %+v is incomplete", c)
+		}
+	}
+}
