@@ -173,6 +173,10 @@ func (v *validation) attestation(a AttestationConfig) {
 		_, err := os.Stat(file)
 		v.need(err == nil, at("attestation", "revocation_lists", i), "cannot be read: %v", err)
 	}
+	for i, file := range a.FloorKeys {
+		_, err := floorKeys([]string{file})
+		v.need(err == nil, at("attestation", "floor_keys", i), "%v", err)
+	}
 }
 
 func (v *validation) site(s SiteConfig, path []any) {
