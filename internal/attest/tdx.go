@@ -151,6 +151,10 @@ func (j *judgement) domain(q *quote, pol *TDXPolicy) *Result {
 		t.RTMRs[i] = [48]byte(b.Rtmrs[i])
 	}
 	res := &Result{TEE: TDX, Measurement: t.MRTD, ReportData: [64]byte(b.ReportData), GuestPolicy: attributes, TDX: t}
+	// A TD has no id of its launch. The report data stand in for it: they differ with
+	// each challenge, so that no two guests are ever taken for one; whoever needs to
+	// know a guest again asks for its key.
+	res.ReportID = sha256.Sum256(prefixed([]byte("siesta/td-report-id/v1"), b.ReportData))
 	res.ReportVersion = quoteVersion4
 	if q.form != quoteForm4 {
 		res.ReportVersion = quoteVersion5
