@@ -402,7 +402,7 @@ func TestKBSMalformedAndOutOfOrder(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := w.client()
 			c.w = &world{rig: w.rig, server: w.server}
-			c.w.rig.t, c.cookie = t, row.cookie
+			c.w.t, c.cookie = t, row.cookie
 			status, answer, _ := c.send(row.method, row.path, row.body)
 			detail, _ := answer["detail"].(string)
 			if status != row.status || !strings.Contains(detail, row.says) {

@@ -37,8 +37,10 @@ type limits struct {
 }
 
 func newLimits(now func() time.Time) *limits {
-	return &limits{now: now, peers: map[string]bucket{}, workspaces: map[string]bucket{}, records: map[string]bucket{},
-		sessions: map[string]bucket{}, secrets: map[string]bucket{}}
+	return &limits{
+		now: now, peers: map[string]bucket{}, workspaces: map[string]bucket{}, records: map[string]bucket{},
+		sessions: map[string]bucket{}, secrets: map[string]bucket{},
+	}
 }
 
 // take removes cost tokens if they are there. Cost 0 asks whether one is left.

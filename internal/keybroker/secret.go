@@ -61,7 +61,7 @@ type Secret struct {
 }
 
 // Path is the name by which guests ask for it.
-func (s *Secret) Path() string { return s.Resource.String() }
+func (s *Secret) Path() string { return s.String() }
 
 // where is the place that the secret's wrapping is bound to: a row that is moved to another project, dataset or path
 // opens no more. No part can hold a slash.
@@ -179,6 +179,7 @@ func (b *Broker) EndSecret(ctx context.Context, tx pgx.Tx, who audit.Actor, id s
 	return s, entry, nil
 }
 
+//nolint:gosec // names of columns, none of them a credential
 const secretColumns = `id, project, dataset, repository, type, tag, site, secret_name, coalesce(secret_id, ''), state, epoch, kek, blob_hash,
 	created_by, created_at, coalesce(ended_by, ''), coalesce(ended_at, 'epoch')`
 
