@@ -44,7 +44,7 @@ CREATE INDEX collateral_want_due ON collateral_want (next_at) WHERE state <> 'ab
 
 -- The one process that fetches, by the database's clock. Two for a moment cost a request, nothing else.
 CREATE TABLE collateral_lease (
-  only        boolean PRIMARY KEY DEFAULT true CHECK (only),
+  single      boolean PRIMARY KEY DEFAULT true CHECK (single),
   holder      text NOT NULL,
   lease_until timestamptz NOT NULL
 );
