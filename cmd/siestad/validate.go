@@ -25,6 +25,7 @@ type validation struct {
 
 var (
 	installationPattern = regexp.MustCompile(`^[a-z0-9]{8}$`)
+	hostPattern         = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$`)
 	namePattern         = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,62}$`)
 	originPattern       = regexp.MustCompile(`^[A-Za-z0-9.-]+(/[A-Za-z0-9._-]+)*$`)
 )
@@ -204,6 +205,7 @@ func (v *validation) site(s SiteConfig, path []any) {
 	for i, chip := range s.Chips {
 		id, err := hex.DecodeString(chip.ID)
 		v.need(err == nil && len(id) == 64, field("chips", i, "id"), "write 128 hexadecimal digits")
+		v.need(chip.Host == "" || hostPattern.MatchString(chip.Host), field("chips", i, "host"), "must match %s", hostPattern)
 		if chip.VCEKFile != "" {
 			_, err := os.Stat(chip.VCEKFile)
 			v.need(err == nil, field("chips", i, "vcek_file"), "cannot be read: %v", err)
