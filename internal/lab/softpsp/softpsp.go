@@ -64,6 +64,10 @@ type PSP struct {
 	ark, ask *x509.Certificate
 	roots    []byte
 	leaf     *x509.Certificate
+	// issuer signs leaves; it is kept for siblings.
+	issuer    *x509.Certificate
+	issuerKey *rsa.PrivateKey
+	made      time.Time
 }
 
 // New makes roots, the intermediates and the key of one chip.
@@ -124,14 +128,37 @@ func New(cfg Config) (*PSP, error) {
 		}
 		p.roots = append(p.roots, encode(issuer)...)
 	}
-	template, err := p.leafTemplate(cfg.Now)
-	if err != nil {
-		return fail(err)
-	}
-	if p.leaf, err = certify(template, issuer, p.key.Public(), issuerKey); err != nil {
+	p.issuer, p.issuerKey, p.made = issuer, issuerKey, cfg.Now
+	if err := p.issue(); err != nil {
 		return fail(err)
 	}
 	return p, nil
+}
+
+// issue makes the certificate of the machine's key.
+func (p *PSP) issue() error {
+	template, err := p.leafTemplate(p.made)
+	if err != nil {
+		return err
+	}
+	p.leaf, err = certify(template, p.issuer, p.key.Public(), p.issuerKey)
+	return err
+}
+
+// Sibling makes another machine of the same kind, under the same roots, with a key and a chip id of its own.
+func (p *PSP) Sibling() (*PSP, error) {
+	other := *p
+	if _, err := rand.Read(other.chipID[:other.idBytes()]); err != nil {
+		return nil, fmt.Errorf("making a sibling: %w", err)
+	}
+	var err error
+	if other.key, err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader); err != nil {
+		return nil, fmt.Errorf("making a sibling: %w", err)
+	}
+	if err := other.issue(); err != nil {
+		return nil, fmt.Errorf("making a sibling: %w", err)
+	}
+	return &other, nil
 }
 
 // idBytes is how long a chip id of the line is.
