@@ -103,11 +103,11 @@ func oneSignature() (act, error) {
 // verdicts are those of a Verifier that knows the platform, and of one that knows
 // nothing.
 func verdicts(data string) (warm, cold act, err error) {
-	quote, err := os.ReadFile(filepath.Join(data, "v4-quote-uptodate.dat")) //nolint:gosec // the caller's directory
+	quote, err := os.ReadFile(filepath.Join(data, "v4-quote-uptodate.dat"))
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading quote: %w", err)
 	}
-	document, err := os.ReadFile(filepath.Join(data, "v4-quote-uptodate-collateral.json")) //nolint:gosec // the caller's directory
+	document, err := os.ReadFile(filepath.Join(data, "v4-quote-uptodate-collateral.json"))
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading collateral: %w", err)
 	}

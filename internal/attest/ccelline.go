@@ -42,7 +42,7 @@ func (e logEvent) tagged(id uint32) bool {
 }
 
 // registers judges the run-time registers, by the policy's values and by the log.
-func (j *judgement) registers(q *quote, log []byte, pol *TDXPolicy, res *Result) {
+func (j *judgement) registers(log []byte, pol *TDXPolicy, res *Result) {
 	rtmrs := res.TDX.RTMRs
 	for i, rule := range pol.RTMRs {
 		got := hex.EncodeToString(rtmrs[i][:])

@@ -62,7 +62,7 @@ func (j *judgement) tdx(ev Evidence) *Result {
 		pol = &TDXPolicy{}
 	}
 	res := j.domain(q, pol)
-	j.registers(q, ev.EventLog, pol, res)
+	j.registers(ev.EventLog, pol, res)
 	p := j.signedBy(q, pol, res)
 	if p == nil {
 		return nil

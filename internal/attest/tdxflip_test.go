@@ -382,9 +382,8 @@ func TestTDXVerifierRemembers(t *testing.T) {
 	if len(v.cache.platforms.known) != 1 {
 		t.Fatalf("%d proofs", len(v.cache.platforms.known))
 	}
-	cold, warm := Judge(ev, col, pol, s.now), Decided(ev, col, pol, s.now, nil, nil)
 	res, err := v.Verify(ev, col, pol, s.now)
-	if warm = Decided(ev, col, pol, s.now, res, err); fmt.Sprint(cold) != fmt.Sprint(warm) {
+	if cold, warm := Judge(ev, col, pol, s.now), Decided(ev, col, pol, s.now, res, err); fmt.Sprint(cold) != fmt.Sprint(warm) {
 		t.Errorf("memory changes the decision:\n%v\n%v", cold, warm)
 	}
 	if _, err := v.Verify(ev, col, pol, s.now.AddDate(6, 0, 0)); err == nil {

@@ -85,7 +85,7 @@ func quoteForm(raw []byte) (form string, bodyAt, bodySize int) {
 // slices by them; the quote's form is one of the known.
 func readQuote(raw []byte, form string, bodyAt, bodySize int) (*quote, error) {
 	bad := errors.New(quoteLengthsMismatch)
-	if form != quoteForm4 && binary.LittleEndian.Uint32(raw[quoteHeaderSize+2:]) != uint32(bodySize) { //nolint:gosec // one of two constants
+	if form != quoteForm4 && binary.LittleEndian.Uint32(raw[quoteHeaderSize+2:]) != uint32(bodySize) {
 		return nil, bad
 	}
 	end := bodyAt + bodySize
