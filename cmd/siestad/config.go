@@ -37,6 +37,9 @@ type Config struct {
 	// Attestation is what evidence must meet at every site. It narrows the gates that are compiled in; none can be opened.
 	Attestation AttestationConfig `yaml:"attestation"`
 
+	// Collateral says where the statements of processor vendors come from. Left out, nobody is asked and they are imported.
+	Collateral CollateralConfig `yaml:"collateral"`
+
 	// Sites are the clouds on which workspaces can run.
 	Sites []SiteConfig `yaml:"sites"`
 
@@ -148,6 +151,23 @@ type AttestationConfig struct {
 	FloorKeys []string `yaml:"floor_keys"`
 }
 
+// CollateralConfig is whom to ask for certificates of chips, revocation lists and TCB infos. Without an address nobody is
+// asked; answers are proved under the compiled-in roots, whoever gives them. A release never waits for any of these.
+type CollateralConfig struct {
+	// Offline says that no vendor is to be asked, ever; objects come with `siestad collateral import`.
+	Offline bool `yaml:"offline"`
+	// KDSURL is AMD's key distribution service or a mirror of it, such as https://kdsintf.amd.com. With it, revocation lists are required at every site.
+	KDSURL string `yaml:"kds_url"`
+	// PCSURL is Intel's provisioning certification service or a mirror, such as https://api.trustedservices.intel.com.
+	PCSURL string `yaml:"pcs_url"`
+	// RootCRLURL is where the revocation list of Intel's root is, such as https://certificates.trustedservices.intel.com/IntelSGXRootCA.der.
+	RootCRLURL string `yaml:"root_crl_url"`
+	// Grace is how long after its end a revocation list of AMD's still counts, at most 24h; its use is audited. None if left out.
+	Grace time.Duration `yaml:"grace"`
+	// Budget is how many requests to vendors the evidence of one project may cause at once, 10 if left out; one more every 10 seconds.
+	Budget int `yaml:"budget"`
+}
+
 // SiteConfig is one cloud.
 type SiteConfig struct {
 	// Name of the site in the API: lower-case letters, digits and hyphens.
@@ -193,6 +213,10 @@ type ChipConfig struct {
 	ID string `yaml:"id"`
 	// VCEKFile is its certificate (DER), for hosts that give guests none.
 	VCEKFile string `yaml:"vcek_file"`
+	// Product is its product line (Milan, Genoa, Turin), and TCB what it reports; with both, its certificate is fetched beforehand.
+	Product string `yaml:"product"`
+	// TCB is what the chip's firmware reports now. After an update the new certificate is fetched at the first report.
+	TCB *attest.TCB `yaml:"tcb"`
 	// Host is the name of the machine that it is in, so that a machine can be quarantined. Two chips may be in one.
 	Host string `yaml:"host"`
 }

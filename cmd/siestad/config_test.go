@@ -120,6 +120,11 @@ func TestEveryFaultIsNamedWithItsLineAndWhatToDo(t *testing.T) {
 		"chip id":               {"id: CHIP", "id: beef", 34, "128 hexadecimal digits"},
 		"broker by name":        {"https://192.0.2.7:8443", "https://broker.example.org:8443", 35, "resolve no names"},
 		"broker with a path":    {"https://192.0.2.7:8443", "https://192.0.2.7:8443/x", 35, "nothing after it"},
+		"vendor in the clear":   {"sites:\n", "collateral: {kds_url: http://kds.example.org}\nsites:\n", 22, "https URL"},
+		"vendor while offline":  {"sites:\n", "collateral: {kds_url: https://kds.example.org, offline: true}\nsites:\n", 22, "offline is true"},
+		"half of Intel":         {"sites:\n", "collateral: {pcs_url: https://pcs.example.org}\nsites:\n", 22, "both pcs_url and root_crl_url"},
+		"long grace":            {"sites:\n", "collateral: {grace: 25h}\nsites:\n", 22, "at most 24h"},
+		"product without TCB":   {"- id: CHIP", "- id: CHIP\n        product: Genoa", 34, "both product and tcb"},
 		"doubled key":           {"network: siesta", "network: siesta\n    network: other", 29, "already defined"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -64,6 +64,7 @@ func newRoot(out, errOut io.Writer) *cobra.Command {
 			return nil
 		}),
 		keysCommand(out),
+		collateralCommand(out),
 	)
 	return root
 }

@@ -55,6 +55,9 @@ func sites(c *Config) ([]workspace.Site, error) {
 		if err != nil {
 			return nil, err
 		}
+		if c.Collateral.KDSURL != "" {
+			policy.Revocation = attest.RevocationRequired // lists are at hand, so nobody goes without one
+		}
 		broker, err := brokerAddress(s.BrokerURL)
 		if err != nil {
 			return nil, err
@@ -108,51 +111,6 @@ func sitePolicy(a AttestationConfig, s SiteConfig) (attest.Policy, error) {
 		policy.Chips = append(policy.Chips, id)
 	}
 	return policy, nil
-}
-
-// collateral reads roots, revocation lists and registered certificates once: evidence is judged without any I/O.
-func collateral(c *Config) (func(ctx context.Context, q keybroker.CollateralQuery) (attest.Collateral, error), error) {
-	roots, err := c.roots()
-	if err != nil {
-		return nil, err
-	}
-	shared := attest.Collateral{Roots: roots}
-	var lists [][]byte
-	for _, file := range c.Attestation.RevocationLists {
-		der, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("reading revocation list: %w", err)
-		}
-		lists = append(lists, der)
-	}
-	if len(lists) > 0 {
-		if shared.CRLs, err = attest.ParseCRLs(roots, lists...); err != nil {
-			return nil, err
-		}
-	}
-	bySite := map[string]attest.Collateral{}
-	for _, s := range c.Sites {
-		site := shared
-		site.VCEKs = map[string][][]byte{}
-		for _, chip := range s.Chips {
-			if chip.VCEKFile == "" {
-				continue
-			}
-			der, err := os.ReadFile(chip.VCEKFile)
-			if err != nil {
-				return nil, fmt.Errorf("site %s: reading a chip's certificate: %w", s.Name, err)
-			}
-			site.VCEKs[strings.ToLower(chip.ID)] = append(site.VCEKs[strings.ToLower(chip.ID)], der)
-		}
-		bySite[s.Name] = site
-	}
-	return func(_ context.Context, q keybroker.CollateralQuery) (attest.Collateral, error) {
-		site, ok := bySite[q.Site]
-		if !ok {
-			return attest.Collateral{}, fmt.Errorf("site %s is not configured", q.Site)
-		}
-		return site, nil
-	}, nil
 }
 
 // apiSites is what the API shows of each site. Preflight looks with both credentials: the one that makes servers, and the

@@ -80,8 +80,20 @@ func serve(ctx context.Context, c *Config) error {
 	if err != nil {
 		return err
 	}
-	known, err := collateral(c)
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	statements, err := collateralService(c, db, logger.Named("collateral"), metrics)
 	if err != nil {
+		return err
+	}
+	if err := statements.Load(ctx); err != nil {
+		return err
+	}
+	chips, err := registered(c)
+	if err != nil {
+		return err
+	}
+	if err := statements.Register(ctx, chips...); err != nil {
 		return err
 	}
 	inForce, err := policies(c, db, clouds)
@@ -94,7 +106,7 @@ func serve(ctx context.Context, c *Config) error {
 	}
 	broker, err := keybroker.New(keybroker.Config{
 		DB: db, Log: log, Facts: permits, Stores: workspace.KeyStores(clouds), Keyring: keyring,
-		Verifier: &attest.Verifier{}, Collateral: known, Key: brokerKey, Tokens: tokens, Installation: c.Installation,
+		Verifier: &attest.Verifier{}, Collateral: known(c, statements), Key: brokerKey, Tokens: tokens, Installation: c.Installation,
 		Lease: c.Broker.Lease, Logger: logger.Named("broker"), Policies: inForce, Host: inForce.Host,
 	})
 	if err != nil {
@@ -121,8 +133,6 @@ func serve(ctx context.Context, c *Config) error {
 	if err != nil {
 		return fmt.Errorf("deriving the key of cursors: %w", err)
 	}
-	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	server, err := api.New(api.Config{
 		DB: db, Logger: logger.Named("api"), Log: log, Authz: rules, Issuers: issuers(c), Workspaces: workspaces,
 		Permits: permits, Images: images, Broker: broker, Secrets: broker, Attestations: broker, Sites: apiSites(clouds), CursorKey: cursorKey, Metrics: metrics,
@@ -147,7 +157,7 @@ func serve(ctx context.Context, c *Config) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	workers, work := errgroup.WithContext(work)
-	for _, run := range []func(context.Context) error{log.Run, broker.Run, runner.Run, workspaces.Run, server.Run} {
+	for _, run := range []func(context.Context) error{log.Run, broker.Run, runner.Run, workspaces.Run, server.Run, statements.Run} {
 		workers.Go(func() error { return run(work) })
 	}
 	front, stopFront := context.WithCancel(ctx)

@@ -79,6 +79,7 @@ func (v *validation) config(c *Config) {
 	v.need(c.Broker.Lease == 0 || c.Broker.Lease >= 10*time.Second && c.Broker.Lease <= time.Hour, at("broker", "lease"), "choose between 10s and 1h")
 	v.tokens(c.Tokens)
 	v.attestation(c.Attestation)
+	v.collateral(c.Collateral)
 	v.need(len(c.Sites) > 0, at("sites"), "name at least one cloud")
 	seen := map[string]bool{}
 	for i, site := range c.Sites {
@@ -180,6 +181,21 @@ func (v *validation) attestation(a AttestationConfig) {
 	}
 }
 
+func (v *validation) collateral(c CollateralConfig) {
+	for name, raw := range map[string]string{"kds_url": c.KDSURL, "pcs_url": c.PCSURL, "root_crl_url": c.RootCRLURL} {
+		if raw == "" {
+			continue
+		}
+		u, err := url.Parse(raw)
+		v.need(err == nil && u.Host != "" && u.User == nil && u.RawQuery == "" && u.Fragment == "" && (u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname())),
+			at("collateral", name), "write an https URL without a query (http on loopback only)")
+		v.need(!c.Offline, at("collateral", name), "offline is true: leave the address out, or offline")
+	}
+	v.need((c.PCSURL == "") == (c.RootCRLURL == ""), at("collateral"), "name both pcs_url and root_crl_url, or neither")
+	v.need(c.Grace >= 0 && c.Grace <= 24*time.Hour, at("collateral", "grace"), "choose at most 24h")
+	v.need(c.Budget >= 0 && c.Budget <= 1000, at("collateral", "budget"), "choose between 1 and 1000")
+}
+
 func (v *validation) site(s SiteConfig, path []any) {
 	field := func(names ...any) []any { return append(slices.Clone(path), names...) }
 	v.need(namePattern.MatchString(s.Name), field("name"), "must match %s", namePattern)
@@ -206,6 +222,8 @@ func (v *validation) site(s SiteConfig, path []any) {
 		id, err := hex.DecodeString(chip.ID)
 		v.need(err == nil && len(id) == 64, field("chips", i, "id"), "write 128 hexadecimal digits")
 		v.need(chip.Host == "" || hostPattern.MatchString(chip.Host), field("chips", i, "host"), "must match %s", hostPattern)
+		v.need(chip.Product == "" || slices.Contains([]string{attest.Milan, attest.Genoa, attest.Turin}, chip.Product), field("chips", i, "product"), "choose Milan, Genoa or Turin")
+		v.need((chip.Product == "") == (chip.TCB == nil), field("chips", i), "name both product and tcb, or neither")
 		if chip.VCEKFile != "" {
 			_, err := os.Stat(chip.VCEKFile)
 			v.need(err == nil, field("chips", i, "vcek_file"), "cannot be read: %v", err)
