@@ -62,7 +62,7 @@ func (a *app) decision() *cobra.Command {
 	decisions.Flags().StringVar(&outcome, "outcome", "", "released, renewed or refused")
 	decisions.Flags().StringVar(&since, "since", "", "30d, 12h, or a date YYYY-MM-DD")
 	decisions.Flags().StringVar(&until, "until", "", "likewise")
-	cmd.AddCommand(decisions, a.read("show ID", "Show a decision with every check", "/v1/decisions/%s", printDecision), a.bundle())
+	cmd.AddCommand(decisions, a.showOne("Show a decision with every check", "/v1/decisions/%s", printDecision), a.bundle())
 	return cmd
 }
 

@@ -71,7 +71,7 @@ func (a *app) floor() *cobra.Command {
 		file("check FILE", "List the hosts, workspaces and leases that would fail under a floor file", "/v1/floor-checks", printFloorCheck),
 		file("propose FILE", "Propose a floor file, for somebody else to activate", "/v1/floors", showFloor),
 		a.act("activate ID", "Put a proposed floor file into force; never by who proposed it", "/v1/floors/%s/activate", showFloor),
-		a.read("show ID", "Show a floor file", "/v1/floors/%s", showFloor),
+		a.showOne("Show a floor file", "/v1/floors/%s", showFloor),
 		&cobra.Command{Use: "list", Short: "List floor files, newest first", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return list(cmd.Context(), a, "/v1/floors", filter(), []string{"ID", "ISSUED", "STATE", "ADVISORIES", "SHA256"}, func(v floorView) []string {
 				return []string{v.ID, v.Issued, v.State, strconv.Itoa(len(v.Advisories)), clipped(v.SHA256, 16)}

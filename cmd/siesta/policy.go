@@ -111,7 +111,7 @@ func (a *app) policy() *cobra.Command {
 	test.Flags().StringVar(&since, "since", "30d", "30d, 12h, or a date YYYY-MM-DD")
 	test.Flags().StringVar(&until, "until", "", "now if left out")
 	cmd.AddCommand(create, versions, test,
-		a.read("show ID", "Show a version with its document", "/v1/policies/%s", showPolicy),
+		a.showOne("Show a version with its document", "/v1/policies/%s", showPolicy),
 		a.act("propose ID", "Ask others to activate a draft", "/v1/policies/%s/propose", showPolicy),
 		a.act("activate ID", "Put a proposed version into force; never by who wrote or proposed it", "/v1/policies/%s/activate", showPolicy),
 		a.act("retire ID", "End a version; one in force ends when a second person says so, too", "/v1/policies/%s/retire", showPolicy))
@@ -181,10 +181,10 @@ func parseSince(flag, text string, now time.Time) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("--%s %q: write 30d, 12h, YYYY-MM-DD or an RFC 3339 time", flag, text)
 }
 
-// read makes a command that shows one object.
-func (a *app) read(use, short, path string, show func(printer, []byte) error) *cobra.Command {
+// showOne makes a command that shows one object.
+func (a *app) showOne(short, path string, show func(printer, []byte) error) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, Args: cobra.ExactArgs(1),
+		Use: "show ID", Short: short, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			service, err := a.connect(cmd.Context())
 			if err != nil {

@@ -37,7 +37,7 @@ func (a *app) quarantine() *cobra.Command {
 	}
 	place.Flags().StringVar(&reason, "reason", "", "why; kept with the quarantine")
 	cmd.AddCommand(place,
-		a.read("show ID", "Show a quarantine and what it hit", "/v1/quarantines/%s", printQuarantine),
+		a.showOne("Show a quarantine and what it hit", "/v1/quarantines/%s", printQuarantine),
 		a.act("lift ID", "Lift a quarantine; never by who placed it", "/v1/quarantines/%s/lift", printQuarantine),
 		&cobra.Command{Use: "list", Short: "List quarantines, newest first", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return list(cmd.Context(), a, "/v1/quarantines", filter(), []string{"ID", "KIND", "VALUE", "STATE", "REASON"}, func(v quarantineView) []string {

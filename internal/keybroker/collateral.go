@@ -3,7 +3,6 @@ package keybroker
 import (
 	"crypto/sha256"
 	"time"
-	"unsafe"
 
 	"github.com/jackc/pgx/v5"
 
@@ -36,9 +35,9 @@ type heldCollateral struct {
 // hold names the collateral of a verdict. Its objects are hashed once, not with every release.
 func (b *Broker) hold(ev attest.Evidence, c attest.Collateral) heldCollateral {
 	h := heldCollateral{about: c.About(ev)}
-	key := collateralKey{crls: h.about.CRLs, tdx: h.about.TDX, vlek: unsafe.SliceData(h.about.VLEKs), nlek: len(h.about.VLEKs), grace: h.about.Grace}
+	key := collateralKey{crls: h.about.CRLs, tdx: h.about.TDX, vlek: first(h.about.VLEKs), nlek: len(h.about.VLEKs), grace: h.about.Grace}
 	for _, certificates := range h.about.VCEKs { // one chip's at most
-		key.vcek, key.nvcek = unsafe.SliceData(certificates), len(certificates)
+		key.vcek, key.nvcek = first(certificates), len(certificates)
 	}
 	if known, ok := b.held.get(key); ok {
 		return known
@@ -47,6 +46,14 @@ func (b *Broker) hold(ev attest.Evidence, c attest.Collateral) heldCollateral {
 	h.digest = h.about.Digest()
 	b.held.put(key, h)
 	return h
+}
+
+// first tells a list from any other that is alive.
+func first(list [][]byte) *[]byte {
+	if len(list) == 0 {
+		return nil
+	}
+	return &list[0]
 }
 
 // keep queues the objects of the collateral, once for each set of them.

@@ -73,7 +73,7 @@ func (a *Archive) load(ctx context.Context, id string) (Stored, error) {
 	if err != nil {
 		return Stored{}, err
 	}
-	if len(s.Evidence.Report) == 0 || len(policy) == 0 || len(s.ReportData) != 64 || len(s.Judged.Collateral) != 32 {
+	if len(s.Evidence.Report) == 0 || len(policy) == 0 || len(s.ReportData) != 64 || len(s.Collateral) != 32 {
 		return Stored{}, ErrNotKept
 	}
 	s.Evidence.TEE = attest.TEE(s.TEE)
@@ -88,7 +88,7 @@ func (a *Archive) load(ctx context.Context, id string) (Stored, error) {
 	if err := json.Unmarshal(checks, &s.Checks); err != nil {
 		return Stored{}, err
 	}
-	if s.Objects, err = a.objects(ctx, s.Judged.Collateral); err != nil {
+	if s.Objects, err = a.objects(ctx, s.Collateral); err != nil {
 		return Stored{}, err
 	}
 	s.Verdict = verdictOf(s)
@@ -116,7 +116,7 @@ func (a *Archive) objects(ctx context.Context, digest []byte) ([]attest.Object, 
 func verdictOf(s Stored) attest.Decision {
 	d := attest.Decision{
 		ID: s.ID, At: s.At.UTC(), TEE: s.Evidence.TEE, Outcome: attest.Accepted, Checks: []attest.Check{}, Objects: []attest.Digest{},
-		Evidence: s.Evidence.Digest(), Policy: s.Policy.Hash(), Collateral: attest.Digest(s.Judged.Collateral),
+		Evidence: s.Evidence.Digest(), Policy: s.Policy.Hash(), Collateral: attest.Digest(s.Collateral),
 	}
 	for _, c := range s.Checks {
 		if c.Source == fromBroker {
