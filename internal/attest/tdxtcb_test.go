@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"crypto/x509"
 	"slices"
 	"strings"
 	"testing"
@@ -158,5 +159,55 @@ func TestMatchLevels(t *testing.T) {
 	}
 	if _, l := match(levels, platformSVNs{components: zero, tee: []byte{1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}}); l != nil {
 		t.Error("the third byte was not compared")
+	}
+}
+
+// TestRevokedWithoutTheModule: the level that the platform's own versions reach is
+// revoked, and a lower one that the TDX parts reach is not. Revoked stays.
+func TestRevokedWithoutTheModule(t *testing.T) {
+	high := make([]byte, 16)
+	high[2] = 9
+	info := &tcbInfo{levels: []level{
+		{sgx: make([]byte, 16), tdx: high, status: tcbRevoked},
+		{sgx: make([]byte, 16), tdx: make([]byte, 16)},
+	}}
+	a := info.appraise(platformSVNs{components: make([]byte, 16), tee: make([]byte, 16)}, nil, &level{})
+	if a.platform != &info.levels[1] || a.status != tcbRevoked {
+		t.Errorf("%+v", a)
+	}
+}
+
+// TestNoRelaunchBelowTheNewest: an older TDX microcode runs now than the newest.
+func TestNoRelaunchBelowTheNewest(t *testing.T) {
+	s := newSoftTD(t)
+	info := s.collateral().TDX.infos[0]
+	svn, svn2 := s.body.svn, s.body.svn2
+	svn[0], svn2[2] = 3, 3
+	if a := info.appraise(platformSVNs{components: softComponents, pceSVN: 13, tee: svn[:]}, svn2[:], &level{}); a.relaunched {
+		t.Errorf("%+v", a)
+	}
+	svn2[2] = 4
+	if a := info.appraise(platformSVNs{components: softComponents, pceSVN: 13, tee: svn[:]}, svn2[:], &level{}); !a.relaunched {
+		t.Errorf("%+v", a)
+	}
+}
+
+// TestForgedRevocationLists: lists in the right name, signed by somebody else.
+func TestForgedRevocationLists(t *testing.T) {
+	s := newSoftTD(t)
+	objects := s.objects()
+	root := s.certificate(1, nameRootCA, nil, s.signKey, s.signKey, nil)
+	if _, err := newTDXCollateralUnder(s.root, []Object{{KindIntelRootCRL, s.list(root, s.signKey, nil)}}); err == nil {
+		t.Error("a forged list of the root was read")
+	}
+	ca := s.certificate(2, namePlatformCA, nil, s.signKey, s.signKey, func(c *x509.Certificate) { c.Subject = s.ca.Subject })
+	objects[4] = Object{KindPCKCRL, s.list(ca, s.signKey, nil)}
+	col, err := newTDXCollateralUnder(s.root, objects)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, r := judged(t, Evidence{TEE: TDX, Report: s.quote()}, Collateral{TDX: col}, s.policy(), s.now)
+	if !slices.Equal(failed(r), []string{tdxTable[tdxPlatformList].Name}) {
+		t.Errorf("a forged list of the platform's CA: %v", r)
 	}
 }
