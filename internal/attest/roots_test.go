@@ -151,17 +151,19 @@ func TestRevocation(t *testing.T) {
 		lists [][]byte
 		want  Status
 	}{
-		"valid":                      {now, RevocationRequired, [][]byte{good}, Passed},
-		"valid, not asked for":       {now, RevocationNotJudged, [][]byte{good}, Passed},
-		"none":                       {now, RevocationRequired, nil, Failed},
-		"none, not asked for":        {now, RevocationNotJudged, nil, NotJudged},
-		"expired":                    {to, RevocationRequired, [][]byte{good}, Failed},
-		"from the future":            {from.Add(-time.Second), RevocationRequired, [][]byte{good}, Failed},
-		"expired, not asked for":     {to, RevocationNotJudged, [][]byte{good}, NotJudged},
-		"leaf revoked":               {now, RevocationNotJudged, [][]byte{bad}, Failed},
-		"intermediate revoked":       {now, RevocationNotJudged, [][]byte{ask}, Failed},
-		"revoked by an expired list": {to, RevocationNotJudged, [][]byte{bad}, Failed},
-		"the later of two":           {now, RevocationRequired, [][]byte{bad, good}, Failed},
+		"valid":                       {now, RevocationRequired, [][]byte{good}, Passed},
+		"valid, not asked for":        {now, RevocationNotJudged, [][]byte{good}, Passed},
+		"none":                        {now, RevocationRequired, nil, Failed},
+		"none, not asked for":         {now, RevocationNotJudged, nil, NotJudged},
+		"expired":                     {to, RevocationRequired, [][]byte{good}, Failed},
+		"from the future":             {from.Add(-time.Second), RevocationRequired, [][]byte{good}, Failed},
+		"expired, not asked for":      {to, RevocationNotJudged, [][]byte{good}, NotJudged},
+		"leaf revoked":                {now, RevocationNotJudged, [][]byte{bad}, Failed},
+		"intermediate revoked":        {now, RevocationNotJudged, [][]byte{ask}, Failed},
+		"revoked by an expired list":  {to, RevocationNotJudged, [][]byte{bad}, Failed},
+		"named by the earlier of two": {now, RevocationRequired, [][]byte{m.list(t, from.AddDate(0, 0, -1), to, big.NewInt(77)), good}, Failed},
+		"named by the later of two":   {now, RevocationRequired, [][]byte{good, bad}, Failed},
+		"the later of two":            {now, RevocationRequired, [][]byte{bad, good}, Failed},
 	} {
 		if got := judge(row.at, row.rule, row.lists...); got != row.want {
 			t.Errorf("%s: %s, want %s", name, got, row.want)

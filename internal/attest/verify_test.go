@@ -188,6 +188,9 @@ func TestTurin(t *testing.T) {
 	if !leaf.names(chipID) || leaf.names(make([]byte, 64)) {
 		t.Error("the certificate names another chip")
 	}
+	if longer := append(bytes.Clone(leaf.hwid), 1); leaf.names(append(longer, make([]byte, 55)...)) {
+		t.Error("the certificate names a chip with a longer id")
+	}
 	at := day("2026-11-23")
 	for _, line := range []string{Milan, Genoa, Turin} {
 		_, err := proveChain(leaf, AMDRoots().lines[line], at)

@@ -256,6 +256,11 @@ func TestProvidersKey(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got, row.code)
 		}
 	}
+	// Not even a policy that registers the hidden id can admit it.
+	hide := func(b []byte) { clear(b[0x1a0:0x1e0]) }
+	if got := r.code(t, hide, func(p *attest.Policy) { p.Chips = [][]byte{make([]byte, 64)} }); got != attest.CodeChip {
+		t.Errorf("a hidden chip that is registered: %q", got)
+	}
 	// A VCEK of the same machine does not stand in for its VLEK, nor the reverse.
 	chip := machineOf(t, Config{})
 	if _, err := attest.Verify(ev, chip.col, r.policy, at); code(t, err) != attest.CodeChain {
