@@ -128,9 +128,15 @@ func (d Decision) same(got Decision) error {
 		name      string
 		want, got any
 	}{
-		{"time", d.At.UTC(), got.At}, {"kind of evidence", d.TEE, got.TEE},
-		{"evidence digest", d.Evidence, got.Evidence}, {"policy hash", d.Policy, got.Policy}, {"collateral digest", d.Collateral, got.Collateral},
-		{"outcome", d.Outcome, got.Outcome}, {"code", d.Code, got.Code}, {"check", d.Check, got.Check}, {"simulated", d.Simulated, got.Simulated},
+		{"time", d.At.UTC(), got.At},
+		{"kind of evidence", d.TEE, got.TEE},
+		{"evidence digest", d.Evidence, got.Evidence},
+		{"policy hash", d.Policy, got.Policy},
+		{"collateral digest", d.Collateral, got.Collateral},
+		{"outcome", d.Outcome, got.Outcome},
+		{"code", d.Code, got.Code},
+		{"check", d.Check, got.Check},
+		{"simulated", d.Simulated, got.Simulated},
 		{"number of checks", len(d.Checks), len(got.Checks)},
 	} {
 		if c.want != c.got {

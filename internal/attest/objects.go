@@ -129,10 +129,10 @@ func sorted(objects []Object) []Object {
 // About is the collateral without what concerns other chips and another vendor.
 func (c Collateral) About(ev Evidence) Collateral {
 	out := Collateral{Roots: c.Roots}
-	switch {
-	case ev.TEE == TDX:
+	switch ev.TEE {
+	case TDX:
 		out.TDX = c.TDX
-	case ev.TEE == SEVSNP:
+	case SEVSNP:
 		out.CRLs, out.VLEKs, out.Grace = c.CRLs, c.VLEKs, c.Grace
 		if len(ev.Report) != abi.ReportSize {
 			break

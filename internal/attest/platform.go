@@ -86,9 +86,12 @@ type platformRule struct {
 
 func (p PlatformRules) list() []platformRule {
 	return []platformRule{
-		{"smt", p.SMT, platformSMT}, {"tsme", p.TSME, platformTSME}, {"ecc", p.ECC, platformECC},
+		{"smt", p.SMT, platformSMT},
+		{"tsme", p.TSME, platformTSME},
+		{"ecc", p.ECC, platformECC},
 		{"rapl_disabled", p.RAPLDisabled, platformRAPLDisabled},
-		{"ciphertext_hiding", p.CiphertextHiding, platformCiphertextHiding}, {"tio", p.TIO, platformTIO},
+		{"ciphertext_hiding", p.CiphertextHiding, platformCiphertextHiding},
+		{"tio", p.TIO, platformTIO},
 	}
 }
 

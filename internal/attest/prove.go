@@ -60,10 +60,9 @@ func (j *judgement) prove(leaf *vcek, line string) *chain {
 func (j *judgement) revocation(ch *chain) {
 	list := j.col.CRLs.of(ch.by)
 	current := list != nil && list.covers(j.at)
-	switch {
-	case list == nil:
+	if list == nil {
 		j.skip(checkRevoked, "there is no revocation list")
-	default:
+	} else {
 		j.judge(checkRevoked, !list.lists(ch.issuer, ch.leaf.cert), "not revoked", map[bool]string{true: "revoked", false: "not revoked"}[list.lists(ch.issuer, ch.leaf.cert)],
 			"a certificate of the chain has been revoked")
 	}
