@@ -123,30 +123,52 @@ func TestTDXEvidence(t *testing.T) {
 		status      string
 	}{
 		{name: "up to date in the window", quote: "v4-quote-uptodate.dat", col: june2025, at: "2025-06-25", status: "UpToDate"},
-		{name: "expired collateral", quote: "v4-quote-uptodate.dat", col: june2025, at: "2026-02-20", code: CodeCollateral,
-			failed: []check{tdxPlatformList, tdxInfo, tdxQE}},
-		{name: "collateral from the future", quote: "v4-quote-uptodate.dat", col: june2025, at: "2025-06-01", code: CodeCollateral,
-			failed: []check{tdxPlatformList, tdxInfo, tdxQE}},
+		{
+			name: "expired collateral", quote: "v4-quote-uptodate.dat", col: june2025, at: "2026-02-20", code: CodeCollateral,
+			failed: []check{tdxPlatformList, tdxInfo, tdxQE},
+		},
+		{
+			name: "collateral from the future", quote: "v4-quote-uptodate.dat", col: june2025, at: "2025-06-01", code: CodeCollateral,
+			failed: []check{tdxPlatformList, tdxInfo, tdxQE},
+		},
 		{name: "2023 platform in 2023", quote: "v4-quote-spr.dat", col: july2023, at: "2023-07-01", code: CodeTCB, failed: []check{tdxLevel, tdxAttributes}},
-		{name: "2023 platform in 2023 with PKS admitted", quote: "v4-quote-spr.dat", col: july2023, at: "2023-07-01", code: CodeTCB, failed: []check{tdxLevel},
-			change: func(p *TDXPolicy, _ []byte) { p.Attributes.Value = tdPKS }},
+		{
+			name: "2023 platform in 2023 with PKS admitted", quote: "v4-quote-spr.dat", col: july2023, at: "2023-07-01", code: CodeTCB, failed: []check{tdxLevel},
+			change: func(p *TDXPolicy, _ []byte) { p.Attributes.Value = tdPKS },
+		},
 		{name: "2023 platform in 2026", quote: "v4-quote-spr.dat", col: march2026, at: "2026-03-20", code: CodeTCB, failed: []check{tdxLevel, tdxAttributes}},
-		{name: "no collateral for the kind of platform", quote: "v4-quote-mrconfigid.dat", col: march2026, at: "2026-03-20", code: CodeCollateral,
-			failed: []check{tdxInfo, tdxConfigID}},
-		{name: "configuration id that the policy names", quote: "v4-quote-mrconfigid.dat", col: march2026, at: "2026-03-20", code: CodeCollateral,
-			failed: []check{tdxInfo}, change: configID},
-		{name: "another configuration id", quote: "v4-quote-mrconfigid.dat", col: march2026, at: "2026-03-20", code: CodeCollateral,
-			failed: []check{tdxInfo, tdxConfigID}, change: func(p *TDXPolicy, raw []byte) { configID(p, raw); p.MRConfigID[47] ^= 1 }},
-		{name: "service TD", quote: "v5-quote.dat", col: march2026, at: "2026-03-20", code: CodeCollateral,
-			failed: []check{tdxInfo, tdxLevel, tdxLevelNow, tdxServiceTD}},
-		{name: "service TD in February", quote: "v5-quote.dat", col: march2026, at: "2026-02-20", code: CodeCollateral,
-			failed: []check{tdxRootList, tdxPlatformList, tdxQE, tdxLevel, tdxLevelNow, tdxServiceTD}},
-		{name: "no common window", quote: "v5-quote-spr.dat", col: march2026, at: "2026-02-20", code: CodeCollateral,
-			failed: []check{tdxRootList, tdxPlatformList, tdxQE}, status: "UpToDate"},
-		{name: "log of another guest", quote: "v4-quote-uptodate.dat", col: june2025, at: "2025-06-25", log: "ccel-ovmf.bin", code: CodeEventLog,
-			failed: []check{tdxEventLog}, status: "UpToDate"},
-		{name: "log of this guest", quote: "cos-113-tdx-quote.dat", col: march2026, at: "2026-03-20", log: "cos-113-ccel.bin", code: CodeCollateral,
-			failed: []check{tdxInfo, tdxReportData}},
+		{
+			name: "no collateral for the kind of platform", quote: "v4-quote-mrconfigid.dat", col: march2026, at: "2026-03-20", code: CodeCollateral,
+			failed: []check{tdxInfo, tdxConfigID},
+		},
+		{
+			name: "configuration id that the policy names", quote: "v4-quote-mrconfigid.dat", col: march2026, at: "2026-03-20", code: CodeCollateral,
+			failed: []check{tdxInfo}, change: configID,
+		},
+		{
+			name: "another configuration id", quote: "v4-quote-mrconfigid.dat", col: march2026, at: "2026-03-20", code: CodeCollateral,
+			failed: []check{tdxInfo, tdxConfigID}, change: func(p *TDXPolicy, raw []byte) { configID(p, raw); p.MRConfigID[47] ^= 1 },
+		},
+		{
+			name: "service TD", quote: "v5-quote.dat", col: march2026, at: "2026-03-20", code: CodeCollateral,
+			failed: []check{tdxInfo, tdxLevel, tdxLevelNow, tdxServiceTD},
+		},
+		{
+			name: "service TD in February", quote: "v5-quote.dat", col: march2026, at: "2026-02-20", code: CodeCollateral,
+			failed: []check{tdxRootList, tdxPlatformList, tdxQE, tdxLevel, tdxLevelNow, tdxServiceTD},
+		},
+		{
+			name: "no common window", quote: "v5-quote-spr.dat", col: march2026, at: "2026-02-20", code: CodeCollateral,
+			failed: []check{tdxRootList, tdxPlatformList, tdxQE}, status: "UpToDate",
+		},
+		{
+			name: "log of another guest", quote: "v4-quote-uptodate.dat", col: june2025, at: "2025-06-25", log: "ccel-ovmf.bin", code: CodeEventLog,
+			failed: []check{tdxEventLog}, status: "UpToDate",
+		},
+		{
+			name: "log of this guest", quote: "cos-113-tdx-quote.dat", col: march2026, at: "2026-03-20", log: "cos-113-ccel.bin", code: CodeCollateral,
+			failed: []check{tdxInfo, tdxReportData},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			raw := tdxFile(t, c.quote)
