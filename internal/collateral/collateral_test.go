@@ -318,7 +318,7 @@ func TestWindowsGraceAndRefresh(t *testing.T) {
 	r.register(Chip(r.psp.ProductLine(), chipOf(r.psp), r.psp.TCB())...)
 	r.turn()
 	ev := evidence(t, r.psp)
-	if _, state, _ := r.look(r.Service, ev); state == Stale || r.Service.snap.Load().col.CRLs != nil {
+	if _, state, _ := r.look(r.Service, ev); state == Stale || r.snap.Load().col.CRLs != nil {
 		t.Errorf("a list from the future was stored: %s", state)
 	}
 	r.pass(time.Minute) // its first instant
