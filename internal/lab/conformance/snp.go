@@ -158,8 +158,12 @@ func snpMade(w *writer) ([]testCase, error) {
 	set := func(at int, b ...byte) func([]byte) { return func(r []byte) { copy(r[at:], b) } }
 	var out []testCase
 	for _, cfg := range []softpsp.Config{
-		{Line: attest.Milan, Version: 2}, {Line: attest.Genoa, Version: 3}, {Line: attest.Genoa, Version: 5},
-		{Line: attest.Turin, Version: 3}, {Line: attest.Turin, Version: 5}, {Line: attest.Genoa, Version: 5, Provider: "provider"},
+		{Line: attest.Milan, Version: 2},
+		{Line: attest.Genoa, Version: 3},
+		{Line: attest.Genoa, Version: 5},
+		{Line: attest.Turin, Version: 3},
+		{Line: attest.Turin, Version: 5},
+		{Line: attest.Genoa, Version: 5, Provider: "provider"},
 	} {
 		cfg.Now = now
 		name := fmt.Sprintf("%s-v%d", map[string]string{attest.Milan: "milan", attest.Genoa: "genoa", attest.Turin: "turin"}[cfg.Line], cfg.Version)
