@@ -30,10 +30,10 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
-require github.com/google/go-tdx-guest v0.3.2-0.20260305110651-91f9a52f36c7 // indirect
+require github.com/google/go-tdx-guest v0.3.2-0.20260305110651-91f9a52f36c7
 
 require (
-	filippo.io/nistec v0.0.4 // indirect
+	filippo.io/nistec v0.0.4
 	github.com/apapsch/go-jsonmerge/v2 v2.0.0 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/bmatcuk/doublestar/v4 v4.10.4 // indirect

@@ -160,7 +160,8 @@ func newSoftTD(t testing.TB) *softTD {
 		"id": "TDX", "version": 3, "fmspc": softFMSPC, "pceId": softPCEID, "tcbType": 0, "tcbEvaluationDataNumber": 20,
 		"tdxModule": softModule("", nil),
 		"tdxModuleIdentities": []any{softModule("TDX_01", []any{
-			softISV(5, "UpToDate"), softISV(3, "OutOfDate", "SOFT-SA-00003"), softISV(1, "Revoked", "SOFT-SA-00001")})},
+			softISV(5, "UpToDate"), softISV(3, "OutOfDate", "SOFT-SA-00003"), softISV(1, "Revoked", "SOFT-SA-00001"),
+		})},
 		"tcbLevels": []any{
 			softLevel(softComponents, []byte{5, 0, 4}, 13, "UpToDate"),
 			softLevel(softComponents, []byte{5, 0, 3}, 13, "OutOfDate", "SOFT-SA-00013"),
@@ -195,8 +196,10 @@ func softLevel(sgx, tdx []byte, pce int, status string, advisories ...string) ma
 		}
 		return out
 	}
-	return map[string]any{"tcb": map[string]any{"sgxtcbcomponents": list(sgx), "tdxtcbcomponents": list(tdx), "pcesvn": pce},
-		"tcbDate": "2026-01-01T00:00:00Z", "tcbStatus": status, "advisoryIDs": advisories}
+	return map[string]any{
+		"tcb":     map[string]any{"sgxtcbcomponents": list(sgx), "tdxtcbcomponents": list(tdx), "pcesvn": pce},
+		"tcbDate": "2026-01-01T00:00:00Z", "tcbStatus": status, "advisoryIDs": advisories,
+	}
 }
 
 func (s *softTD) sign(key *ecdsa.PrivateKey, data []byte) []byte {

@@ -23,8 +23,10 @@ var qvlConverge = map[string]map[string]string{
 }
 
 // severity orders by what an operator must do; a convergence never goes down.
-var severity = []string{"UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded", "TDRelaunchAdvised",
-	"TDRelaunchAdvisedConfigurationNeeded", "OutOfDate", "OutOfDateConfigurationNeeded", "Revoked"}
+var severity = []string{
+	"UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded", "TDRelaunchAdvised",
+	"TDRelaunchAdvisedConfigurationNeeded", "OutOfDate", "OutOfDateConfigurationNeeded", "Revoked",
+}
 
 // TestConvergence goes over all pairs of statuses.
 func TestConvergence(t *testing.T) {
