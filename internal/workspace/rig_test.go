@@ -141,7 +141,9 @@ func (r *rig) startBroker() {
 	r.broker, err = keybroker.New(keybroker.Config{
 		DB: r.db, Log: log, Facts: r.permits, Keyring: keyring, Key: private, Installation: installation,
 		Stores: KeyStores([]Site{{Name: "sim", Keys: r.keys}}), Verifier: verifier{}, Logger: zap.NewNop(),
-		Collateral: func(context.Context, keybroker.CollateralQuery) (attest.Collateral, error) { return attest.Collateral{}, nil },
+		Collateral: func(context.Context, keybroker.CollateralQuery) (attest.Collateral, error) {
+			return attest.Collateral{}, nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
