@@ -1,6 +1,7 @@
 package keybroker
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,6 +18,7 @@ import (
 	"github.com/eosc-siesta/siestad/internal/audit"
 	"github.com/eosc-siesta/siestad/internal/door"
 	"github.com/eosc-siesta/siestad/internal/permit"
+	"github.com/eosc-siesta/siestad/internal/postgres"
 )
 
 // attempt is one grant request with all that was read for it before the transaction.
@@ -35,9 +37,10 @@ type attempt struct {
 	serial     string
 	secret     *Secret   // of a release through /kbs/v0, nil otherwise
 	initData   *initData // that a guest of /kbs/v0 says it was launched with, nil for none
-	policyHash [32]byte
-	policyBody []byte // of policyHash, where it is not stored yet
-	floor      []byte // digest of the floor file in force, nil for none
+	armed      [32]byte  // hash of the policy that the generation was armed with
+	policyHash [32]byte  // of the policy that the evidence is judged under: armed, or armed with floor
+	policyBody []byte    // of policyHash, where it is not stored yet
+	floor      []byte    // digest of the floor file in force, nil for none
 	source     source
 	key        envelope
 	version    int
@@ -74,6 +77,9 @@ func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) 
 	}
 	a.sealTo = sealTo
 	g, err := b.decide(ctx, a)
+	if errors.Is(err, errFloorMoved) {
+		g, err = b.decide(ctx, a) // floors are raised by two people: not twice in a moment
+	}
 	var refused *Refusal
 	if errors.As(err, &refused) {
 		b.limits.peerRefused(peer)
@@ -115,7 +121,8 @@ func scanAttempt(row pgx.Row, req door.GrantRequest) (*attempt, error) {
 		return nil, errors.New("the policy's hash is malformed")
 	}
 	a.challenge.Purpose = door.Purpose(purpose)
-	a.policyHash = [32]byte(policy)
+	a.armed = [32]byte(policy)
+	a.policyHash = a.armed
 	a.source.workspace, a.source.site, a.source.epoch, a.source.blobHash = a.challenge.Workspace, a.site, a.epoch, blobHash
 	if len(blobHash) == len(a.key.blobHash) {
 		a.key.blobHash = [32]byte(blobHash)
@@ -130,7 +137,7 @@ func scanAttempt(row pgx.Row, req door.GrantRequest) (*attempt, error) {
 
 // judge verifies the evidence. A *attest.Refusal is a verdict, any other error is not.
 func (b *Broker) judge(ctx context.Context, a *attempt) error {
-	policy, err := b.policy(ctx, a.policyHash)
+	policy, err := b.policy(ctx, a.armed)
 	if err != nil {
 		return err
 	}
@@ -256,12 +263,13 @@ func (b *Broker) host(site, chip string) string {
 }
 
 // redeliver answers a challenge that is used: the same guest with the same keys gets the same bytes until it has said
-// that it has them. The evidence is judged again, for it is the evidence that says who asks.
+// that it has them, and for as long as every fact holds. The evidence is judged again, for it is the evidence that says
+// who asks.
 func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, peer string) (door.Grant, error) {
 	var busy bool
 	var d decision
 	var request, policy []byte
-	row := b.DB.QueryRow(ctx, `SELECT c.outcome IS NULL AND c.used_at > now() - interval '30 seconds',
+	row := b.DB.QueryRow(ctx, `SELECT c.outcome IS NULL AND c.expires_at > now() - interval '1 minute',
 		coalesce(l.id, ''), coalesce(l.until, now()), coalesce(l.renew_after, now()), coalesce(l.sealed_enc, ''), coalesce(l.sealed_text, ''), coalesce(l.entry, 0), l.request, l.policy
 		FROM broker_challenge c LEFT JOIN broker_lease l ON l.challenge = c.id AND l.state = 'live' AND l.until > now()
 			AND (c.purpose = 'renew' OR l.sealed_text IS NOT NULL)
@@ -271,6 +279,8 @@ func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, peer stri
 		return door.Grant{}, fmt.Errorf("looking for an earlier answer: %w", err)
 	}
 	if err == nil && busy && d.lease == "" {
+		// Being answered, or never: whoever burnt the nonce may have died before it decided. That is not the guest's doing,
+		// and it takes another challenge when this one has run out.
 		return door.Grant{}, fmt.Errorf("%w: this request is being answered", ErrBusy)
 	}
 	if err != nil || d.lease == "" {
@@ -280,17 +290,57 @@ func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, peer stri
 	if err != nil {
 		return door.Grant{}, fmt.Errorf("reading a used challenge: %w", err)
 	}
-	if err := b.judge(ctx, a); err != nil || string(a.requestHash()) != string(request) {
+	var verdict *attest.Refusal
+	if err := b.judge(ctx, a); err != nil && !errors.As(err, &verdict) {
+		return door.Grant{}, fmt.Errorf("judging a guest of workspace %s again: %w", a.challenge.Workspace, err)
+	}
+	if verdict != nil || string(a.requestHash()) != string(request) {
 		return door.Grant{}, b.anonymous(CodeNonce, peer, "the challenge is used, by another guest or with other keys")
 	}
 	receipt, err := b.await(ctx, d.entry)
 	if err != nil {
 		return door.Grant{}, fmt.Errorf("%w: waiting for the checkpoint of a release: %w", ErrBusy, err)
 	}
+	if err := b.mayLeaveAgain(ctx, a, d.lease); err != nil {
+		b.refusedGuest(a, peer, err)
+		return door.Grant{}, err
+	}
 	if len(policy) == len(a.policyHash) {
 		a.policyHash = [32]byte(policy) // of the answer that is given again, not of today's floor
 	}
 	return b.answer(a, d, receipt), nil
+}
+
+// mayLeaveAgain reads, in one transaction, whether every fact of a release still holds: what people have stopped since
+// does not leave a second time. Nothing is written but a refusal; the lease is as it was, and so is the challenge.
+func (b *Broker) mayLeaveAgain(ctx context.Context, a *attempt, lease string) error {
+	var d decision
+	err := postgres.InBatches(ctx, b.DB, func(tx *postgres.Batches) error {
+		d = decision{id: newID()}
+		s, facts, err := b.readStanding(ctx, tx, a)
+		if err != nil {
+			return err
+		}
+		f := judgePeople(a, s, facts)
+		f.add("not suspended", CodeSuspended, s.armState != stateSuspended, s.armState)
+		f.add("guest", CodeGeneration, s.armState == stateReleased && s.armEpoch == a.epoch && bytes.Equal(s.reportID, a.result.ReportID[:]),
+			"the boot that the release was for")
+		f.add("lease", CodeLease, s.lease != nil && s.lease.id == lease, "the lease of the release")
+		if f.code != "" {
+			return b.refuse(ctx, tx, a, &d, s, f.checks, f.code)
+		}
+		return tx.Commit(ctx, &pgx.Batch{})
+	})
+	if err != nil {
+		return fmt.Errorf("deciding again about a guest of workspace %s: %w", a.challenge.Workspace, err)
+	}
+	if d.refusal == nil {
+		return nil
+	}
+	if _, err := b.await(ctx, d.entry); err != nil {
+		return fmt.Errorf("%w: waiting for the checkpoint of a refusal: %w", ErrBusy, err)
+	}
+	return d.refusal
 }
 
 // remember notes which blobs are stored, so that the next decision does not send them again.

@@ -43,16 +43,17 @@ type raised struct {
 
 type raisedKey struct{ policy, floor [32]byte }
 
-// raise puts the security floor that is in force under an armed policy. It is looked up with the challenge, so a floor
-// holds from the commit of its activation on, for releases and renewals alike, in every process.
+// raise puts the security floor that was in force with the challenge under an armed policy. The release transaction looks
+// again (errFloorMoved), so a floor holds from the commit of its activation on, in every process.
 func (b *Broker) raise(ctx context.Context, a *attempt, armed attest.Policy) (attest.Policy, error) {
+	a.policyHash, a.policyBody = a.armed, nil
 	if len(a.floor) == 0 {
 		return armed, nil
 	}
 	if b.Policies == nil || len(a.floor) != 32 {
 		return attest.Policy{}, errors.New("a security floor is in force, and this process cannot read it")
 	}
-	key := raisedKey{a.policyHash, [32]byte(a.floor)}
+	key := raisedKey{a.armed, [32]byte(a.floor)}
 	r, ok := b.raises.get(key)
 	if !ok {
 		policy, err := b.Policies.Raise(ctx, key.floor, armed)
@@ -60,7 +61,7 @@ func (b *Broker) raise(ctx context.Context, a *attempt, armed attest.Policy) (at
 			return attest.Policy{}, fmt.Errorf("applying the security floor: %w", err)
 		}
 		r = raised{policy: policy, hash: policy.Hash()}
-		if r.hash != a.policyHash {
+		if r.hash != a.armed {
 			if r.body, err = policy.MarshalJSON(); err != nil {
 				return attest.Policy{}, fmt.Errorf("applying the security floor: %w", err)
 			}

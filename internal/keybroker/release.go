@@ -1,6 +1,7 @@
 package keybroker
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -37,6 +38,7 @@ type standing struct {
 	keyActive  bool
 	lease      *leaseRow // the live one of the volume, if it has not run out
 	secretLive bool      // where the release is of a secret
+	floor      []byte    // digest of the floor file in force, nil for none
 }
 
 type leaseRow struct {
@@ -108,45 +110,69 @@ func (b *Broker) readStanding(ctx context.Context, tx *postgres.Batches, a *atte
 			})
 	}
 	b.Facts.QueueFacts(batch, b.query(a), &facts)
+	// After the facts, which hold the gate that putting a floor into force closes: it cannot change before the commit.
+	batch.Queue(`SELECT sha256 FROM security_floor WHERE state = 'active'`).Query(func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, []any{&s.floor}, func() error { return nil })
+		return err
+	})
 	if err := tx.Send(ctx, batch); err != nil {
 		return standing{}, permit.FactSet{}, fmt.Errorf("locking the guest and reading the facts: %w", err)
+	}
+	if !bytes.Equal(s.floor, a.floor) {
+		a.floor = s.floor
+		return standing{}, permit.FactSet{}, errFloorMoved
 	}
 	return s, facts, nil
 }
 
-// judgeFacts lists every fact with its outcome; the code is that of the first that failed, in this order. It changes nothing.
-func judgeFacts(a *attempt, s standing, f permit.FactSet) (checks []attest.Check, code string) {
-	checks = make([]attest.Check, 0, len(a.result.Checks)+8)
-	checks = append(checks, a.result.Checks...)
-	add := func(name, failure string, holds bool, got string) {
-		c := attest.Check{Name: name, Status: attest.Passed, Code: failure, Source: fromBroker, Got: got}
-		if !holds {
-			c.Status = attest.Failed
-			if code == "" {
-				code = failure
-			}
+// errFloorMoved: the evidence was judged under a floor that is not the one in force. Judged again, it may be refused.
+var errFloorMoved = fmt.Errorf("%w: the security floor has just changed", ErrBusy)
+
+// findings are checks as they are made; the code is that of the first that failed.
+type findings struct {
+	checks []attest.Check
+	code   string
+}
+
+func (f *findings) add(name, failure string, holds bool, got string) {
+	c := attest.Check{Name: name, Status: attest.Passed, Code: failure, Source: fromBroker, Got: got}
+	if !holds {
+		c.Status = attest.Failed
+		if f.code == "" {
+			f.code = failure
 		}
-		checks = append(checks, c)
 	}
-	add("key not shredded", CodeWorkspace, s.volume == "open" && s.keyActive, s.volume)
+	f.checks = append(f.checks, c)
+}
+
+// judgePeople lists the facts that people decide, behind the checks of the evidence.
+func judgePeople(a *attempt, s standing, facts permit.FactSet) *findings {
+	f := &findings{checks: make([]attest.Check, 0, len(a.result.Checks)+9)}
+	f.checks = append(f.checks, a.result.Checks...)
+	f.add("key not shredded", CodeWorkspace, s.volume == "open" && s.keyActive, s.volume)
 	if a.secret != nil {
-		add("secret not ended", CodeSecret, s.secretLive, a.secret.Path())
+		f.add("secret not ended", CodeSecret, s.secretLive, a.secret.Path())
 	}
-	add("permit", CodePermit, f.Permit.Holds, f.Permit.Why)
-	add("project", CodeProject, f.Project.Holds, f.Project.Why)
-	add("image", CodeImage, f.Image.Holds, f.Image.Why)
-	add("no freeze", CodeFreeze, f.NoFreeze.Holds, f.NoFreeze.Why)
+	f.add("permit", CodePermit, facts.Permit.Holds, facts.Permit.Why)
+	f.add("project", CodeProject, facts.Project.Holds, facts.Project.Why)
+	f.add("image", CodeImage, facts.Image.Holds, facts.Image.Why)
+	f.add("no freeze", CodeFreeze, facts.NoFreeze.Holds, facts.NoFreeze.Why)
+	return f
+}
+
+// judgeFacts lists every fact with its outcome; the code is that of the first that failed, in this order. It changes nothing.
+func judgeFacts(a *attempt, s standing, facts permit.FactSet) (checks []attest.Check, code string) {
+	f := judgePeople(a, s, facts)
 	guestCode, guestWhy := judgeGuest(a, s)
 	if guestCode == "" {
-		guestCode = CodeGeneration
-		add("guest", guestCode, true, guestWhy)
+		f.add("guest", CodeGeneration, true, guestWhy)
 	} else {
-		add("guest", guestCode, false, guestWhy)
+		f.add("guest", guestCode, false, guestWhy)
 	}
 	holds, why := judgeLease(a, s)
-	add("lease", CodeLease, holds, why)
-	add("header", CodeBinding, a.req.HeaderHash == "" || s.headerHash == "" || a.req.HeaderHash == s.headerHash, "")
-	return checks, code
+	f.add("lease", CodeLease, holds, why)
+	f.add("header", CodeBinding, a.req.HeaderHash == "" || s.headerHash == "" || a.req.HeaderHash == s.headerHash, "")
+	return f.checks, f.code
 }
 
 // judgeGuest decides whether this is the boot that was armed. Until the header of the volume is on record there is

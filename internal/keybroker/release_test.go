@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
@@ -49,21 +48,24 @@ func TestFirstBootThenReboot(t *testing.T) {
 	}
 }
 
+// stoppedBy is each fact that people decide, taken away.
+var stoppedBy = map[string]struct{ sql, code string }{
+	"permit ended":      {`UPDATE permit SET state = 'ended', ended_by = 'carol'`, CodePermit},
+	"permit of another": {`UPDATE permit SET people = ARRAY['https://issuer|bob']`, CodePermit},
+	"permit expired":    {`UPDATE permit SET until = now() - interval '1 second'`, CodePermit},
+	"project closed":    {`UPDATE project SET state = 'closed'`, CodeProject},
+	"project lapsed":    {`UPDATE project SET valid_until = now() - interval '1 second'`, CodeProject},
+	"image withdrawn":   {`UPDATE image SET state = 'withdrawn', withdrawn_by = 'carol'`, CodeImage},
+	"person frozen":     {freezeSQL("person", testOwner), CodeFreeze},
+	"project frozen":    {freezeSQL("project", testProject), CodeFreeze},
+	"dataset frozen":    {freezeSQL("dataset", testDataset), CodeFreeze},
+	"image frozen":      {freezeSQL("image", testImage), CodeFreeze},
+	"site frozen":       {freezeSQL("site", testSite), CodeFreeze},
+	"chip frozen":       {freezeSQL("chip", attest.ChipKey(make([]byte, 64))), CodeFreeze},
+}
+
 func TestRefusedFacts(t *testing.T) {
-	for name, row := range map[string]struct{ sql, code string }{
-		"permit ended":      {`UPDATE permit SET state = 'ended', ended_by = 'carol'`, CodePermit},
-		"permit of another": {`UPDATE permit SET people = ARRAY['https://issuer|bob']`, CodePermit},
-		"permit expired":    {`UPDATE permit SET until = now() - interval '1 second'`, CodePermit},
-		"project closed":    {`UPDATE project SET state = 'closed'`, CodeProject},
-		"project lapsed":    {`UPDATE project SET valid_until = now() - interval '1 second'`, CodeProject},
-		"image withdrawn":   {`UPDATE image SET state = 'withdrawn', withdrawn_by = 'carol'`, CodeImage},
-		"person frozen":     {freezeSQL("person", testOwner), CodeFreeze},
-		"project frozen":    {freezeSQL("project", testProject), CodeFreeze},
-		"dataset frozen":    {freezeSQL("dataset", testDataset), CodeFreeze},
-		"image frozen":      {freezeSQL("image", testImage), CodeFreeze},
-		"site frozen":       {freezeSQL("site", testSite), CodeFreeze},
-		"chip frozen":       {freezeSQL("chip", attest.ChipKey(make([]byte, 64))), CodeFreeze},
-	} {
+	for name, row := range stoppedBy {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
@@ -181,95 +183,6 @@ func TestExpiredNonce(t *testing.T) {
 	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '1 millisecond'`)
 	_, err = r.broker.Grant(context.Background(), g.request(c, req, ""), "p")
 	wantCode(t, err, CodeNonce)
-}
-
-func TestLostAnswerIsRedelivered(t *testing.T) {
-	r := newRig(t)
-	r.prepareAndArm(testWorkspace)
-	g := r.boot(testWorkspace, 1)
-	c, req, err := g.challengeFor(door.Unlock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request := g.request(c, req, "")
-	first, err := r.broker.Grant(context.Background(), request, "p")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.broker = r.start(r.broker.Logger) // the process that answered is gone
-	again, err := r.broker.Grant(context.Background(), request, "p")
-	if err != nil {
-		t.Fatal(err)
-	}
-	first.Receipt, again.Receipt = "", "" // under a newer checkpoint, perhaps
-	if diff := cmp.Diff(first, again); diff != "" {
-		t.Errorf("another answer (-first +again):\n%s", diff)
-	}
-	if n := r.count(`SELECT count(*) FROM broker_decision`); n != 1 {
-		t.Errorf("%d decisions for one release", n)
-	}
-	thief := r.boot(testWorkspace, 1)
-	_, err = r.broker.Grant(context.Background(), thief.request(c, req, ""), "p")
-	wantCode(t, err, CodeNonce)
-	r.exec(`UPDATE broker_lease SET until = now()`)
-	_, err = r.broker.Grant(context.Background(), request, "p")
-	wantCode(t, err, CodeNonce)
-}
-
-func TestLostRenewalIsRedelivered(t *testing.T) {
-	r := newRig(t)
-	g, _, _ := r.ready(testWorkspace)
-	c, req, err := g.challengeFor(door.Renew)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request := g.request(c, req, "")
-	first, err := r.broker.Grant(context.Background(), request, "p")
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := r.broker.Grant(context.Background(), request, "p")
-	if err != nil || again.Lease != first.Lease {
-		t.Errorf("%+v then %+v, %v", first.Lease, again.Lease, err)
-	}
-}
-
-// failingLog commits nothing under a checkpoint until it is mended.
-type failingLog struct {
-	Log
-	broken bool
-}
-
-func (l *failingLog) Wait(ctx context.Context, id audit.ID) (audit.Receipt, error) {
-	if l.broken {
-		return audit.Receipt{}, errors.New("no sequencer")
-	}
-	return l.Log.Wait(ctx, id)
-}
-
-func TestNothingLeavesBeforeTheCheckpoint(t *testing.T) {
-	r := newRig(t)
-	r.prepareAndArm(testWorkspace)
-	log := &failingLog{Log: r.log, broken: true}
-	r.broker.Log = log
-	g := r.boot(testWorkspace, 1)
-	c, req, err := g.challengeFor(door.Unlock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request := g.request(c, req, "")
-	for range 2 { // the first try commits, the second is a redelivery: neither may answer
-		answer, err := r.broker.Grant(context.Background(), request, "p")
-		if !errors.Is(err, ErrBusy) || len(answer.Sealed.Ciphertext) != 0 || answer.Signature != nil {
-			t.Fatalf("an answer left without its checkpoint: %v", err)
-		}
-	}
-	log.broken = false
-	answer, err := r.broker.Grant(context.Background(), request, "p")
-	if err != nil {
-		t.Fatal(err)
-	}
-	g.open(c, req, answer)
 }
 
 func TestSecondBootSuspends(t *testing.T) {

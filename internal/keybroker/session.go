@@ -253,24 +253,14 @@ func (b *Broker) attest(ctx context.Context, a *attempt, more func(batch *pgx.Ba
 
 // judgeStanding is what of the fact "guest" an attestation rests on: a generation that may run, of a workspace that lives.
 func judgeStanding(a *attempt, state string, epoch int, volume string) (checks []attest.Check, code string) {
-	checks = append(checks, a.result.Checks...)
-	add := func(name, failure string, holds bool, got string) {
-		c := attest.Check{Name: name, Status: attest.Passed, Code: failure, Source: "broker", Got: got}
-		if !holds {
-			c.Status = attest.Failed
-			if code == "" {
-				code = failure
-			}
-		}
-		checks = append(checks, c)
-	}
-	add("key not shredded", CodeWorkspace, volume == "open", volume)
-	add("not suspended", CodeSuspended, state != stateSuspended, state)
-	add("guest", CodeGeneration, (state == stateArmed || state == stateReleased) && epoch == a.epoch, state)
+	f := findings{checks: slices.Clone(a.result.Checks)}
+	f.add("key not shredded", CodeWorkspace, volume == "open", volume)
+	f.add("not suspended", CodeSuspended, state != stateSuspended, state)
+	f.add("guest", CodeGeneration, (state == stateArmed || state == stateReleased) && epoch == a.epoch, state)
 	if a.initData != nil {
-		add("init-data", attest.CodeHostData, a.initData.measured(a.evidence), "the digest that was measured at launch")
+		f.add("init-data", attest.CodeHostData, a.initData.measured(a.evidence), "the digest that was measured at launch")
 	}
-	return checks, code
+	return f.checks, f.code
 }
 
 // initData holds the digest of what a guest calls its init-data, as either kind of hardware would carry it.

@@ -74,6 +74,15 @@ SELECT (SELECT id FROM lock_permit), (SELECT state FROM lock_project), (SELECT v
 // wait for each other; a freeze waits for the releases under way, and none begins before the freeze has committed.
 const freezeGate = 0x73696573 // "sies"
 
+// CloseGate makes every later release wait for the end of tx, and tx for the releases under way. It is for whatever a
+// release reads and cannot lock beforehand: a new freeze, a new security floor.
+func CloseGate(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", freezeGate); err != nil {
+		return fmt.Errorf("waiting for releases under way: %w", err)
+	}
+	return nil
+}
+
 // ReleaseFacts reads the four human facts inside tx. An error means that nothing is known, which callers treat as a refusal.
 func (s *Service) ReleaseFacts(ctx context.Context, tx pgx.Tx, q FactQuery) (FactSet, error) {
 	var set FactSet

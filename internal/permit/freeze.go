@@ -65,8 +65,8 @@ func (s *Service) place(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freez
 	if err := checkFreeze(who, f); err != nil {
 		return Freeze{}, fmt.Errorf("%s: %w", doing, err)
 	}
-	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", freezeGate); err != nil {
-		return Freeze{}, fmt.Errorf("%s: waiting for releases under way: %w", doing, err)
+	if err := CloseGate(ctx, tx); err != nil {
+		return Freeze{}, fmt.Errorf("%s: %w", doing, err)
 	}
 	return collectOne[Freeze](ctx, tx, doing,
 		`INSERT INTO freeze_order (id, kind, value, reason, state, placed_by, quarantine) VALUES ($1, $2, $3, $4, 'live', $5, $6) RETURNING `+freezeColumns,

@@ -14,6 +14,7 @@ import (
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/audit"
 	"github.com/eosc-siesta/siestad/internal/floor"
+	"github.com/eosc-siesta/siestad/internal/permit"
 )
 
 // Floor is one stored floor file.
@@ -87,6 +88,10 @@ func (s *Service) ActivateFloor(ctx context.Context, tx pgx.Tx, who audit.Actor,
 		return Floor{}, 0, doing(err)
 	}
 	if err := newer(ctx, tx, f.Issued); err != nil {
+		return Floor{}, 0, doing(err)
+	}
+	// A release that was judged under the floor before commits first, or is judged again.
+	if err := permit.CloseGate(ctx, tx); err != nil {
 		return Floor{}, 0, doing(err)
 	}
 	if _, err := tx.Exec(ctx, `UPDATE security_floor SET state = 'retired' WHERE state = 'active'`); err != nil {

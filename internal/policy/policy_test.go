@@ -3,15 +3,18 @@ package policy
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/floor"
+	"github.com/eosc-siesta/siestad/internal/permit"
 )
 
 var site = Scope{"site", "ifca"}
@@ -262,6 +265,43 @@ func signedFile(t *testing.T, key ed25519.PrivateKey, payload string) []byte {
 		t.Fatal(err)
 	}
 	return body
+}
+
+// A release that was judged under the floor before must commit before the new one is in force.
+func TestFloorWaitsForReleases(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	ctx := context.Background()
+	release, err := r.DB.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = release.Rollback(ctx) }()
+	if _, err := permit.New(r.DB).ReleaseFacts(ctx, release, permit.FactQuery{}); err != nil {
+		t.Fatal(err)
+	}
+	var f Floor
+	body := floorFile(t, judge, r.site.MinTCB[attest.Genoa].Microcode)
+	if err := r.tx(func(tx pgx.Tx) error { f, _, err = r.ProposeFloor(ctx, tx, carla, body); return err }); err != nil {
+		t.Fatal(err)
+	}
+	err = r.tx(func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '50ms'`); err != nil {
+			return err
+		}
+		_, _, err := r.ActivateFloor(ctx, tx, carlo, f.ID)
+		return err
+	})
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) || pg.Code != "55P03" /* lock_not_available */ {
+		t.Errorf("a floor came into force beside a release: %v", err)
+	}
+	if err := release.Rollback(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.tx(func(tx pgx.Tx) error { _, _, err := r.ActivateFloor(ctx, tx, carlo, f.ID); return err }); err != nil {
+		t.Errorf("after the release: %v", err)
+	}
 }
 
 func TestFloor(t *testing.T) {

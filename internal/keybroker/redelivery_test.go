@@ -1,0 +1,247 @@
+package keybroker
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/door"
+)
+
+func TestLostAnswerIsRedelivered(t *testing.T) {
+	r := newRig(t)
+	r.prepareAndArm(testWorkspace)
+	g := r.boot(testWorkspace, 1)
+	c, req, err := g.challengeFor(door.Unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := g.request(c, req, "")
+	first, err := r.broker.Grant(context.Background(), request, "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.broker = r.start(r.broker.Logger) // the process that answered is gone
+	again, err := r.broker.Grant(context.Background(), request, "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Receipt, again.Receipt = "", "" // under a newer checkpoint, perhaps
+	if diff := cmp.Diff(first, again); diff != "" {
+		t.Errorf("another answer (-first +again):\n%s", diff)
+	}
+	if n := r.count(`SELECT count(*) FROM broker_decision`); n != 1 {
+		t.Errorf("%d decisions for one release", n)
+	}
+	thief := r.boot(testWorkspace, 1)
+	_, err = r.broker.Grant(context.Background(), thief.request(c, req, ""), "p")
+	wantCode(t, err, CodeNonce)
+	r.exec(`UPDATE broker_lease SET until = now()`)
+	_, err = r.broker.Grant(context.Background(), request, "p")
+	wantCode(t, err, CodeNonce)
+}
+
+func TestLostRenewalIsRedelivered(t *testing.T) {
+	r := newRig(t)
+	g, _, _ := r.ready(testWorkspace)
+	c, req, err := g.challengeFor(door.Renew)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := g.request(c, req, "")
+	first, err := r.broker.Grant(context.Background(), request, "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := r.broker.Grant(context.Background(), request, "p")
+	if err != nil || again.Lease != first.Lease {
+		t.Errorf("%+v then %+v, %v", first.Lease, again.Lease, err)
+	}
+}
+
+// failingLog commits nothing under a checkpoint until it is mended.
+type failingLog struct {
+	Log
+	broken bool
+}
+
+func (l *failingLog) Wait(ctx context.Context, id audit.ID) (audit.Receipt, error) {
+	if l.broken {
+		return audit.Receipt{}, errors.New("no sequencer")
+	}
+	return l.Log.Wait(ctx, id)
+}
+
+func TestNothingLeavesBeforeTheCheckpoint(t *testing.T) {
+	r := newRig(t)
+	r.prepareAndArm(testWorkspace)
+	log := &failingLog{Log: r.log, broken: true}
+	r.broker.Log = log
+	g := r.boot(testWorkspace, 1)
+	c, req, err := g.challengeFor(door.Unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := g.request(c, req, "")
+	for range 2 { // the first try commits, the second is a redelivery: neither may answer
+		answer, err := r.broker.Grant(context.Background(), request, "p")
+		if !errors.Is(err, ErrBusy) || len(answer.Sealed.Ciphertext) != 0 || answer.Signature != nil {
+			t.Fatalf("an answer left without its checkpoint: %v", err)
+		}
+	}
+	log.broken = false
+	answer, err := r.broker.Grant(context.Background(), request, "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.open(c, req, answer)
+}
+
+// meddlingLog does something else while an entry waits for its checkpoint.
+type meddlingLog struct {
+	Log
+	meanwhile func()
+}
+
+func (l *meddlingLog) Wait(ctx context.Context, id audit.ID) (audit.Receipt, error) {
+	receipt, err := l.Log.Wait(ctx, id)
+	if l.meanwhile != nil {
+		do := l.meanwhile
+		l.meanwhile = nil
+		do()
+	}
+	return receipt, err
+}
+
+func TestRedeliveryNeedsEveryFact(t *testing.T) {
+	for name, row := range stoppedBy {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.prepareAndArm(testWorkspace)
+			g := r.boot(testWorkspace, 1)
+			c, req, err := g.challengeFor(door.Unlock)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request := g.request(c, req, "")
+			if _, err := r.broker.Grant(context.Background(), request, "p"); err != nil {
+				t.Fatal(err)
+			}
+			r.exec(row.sql)
+			again, err := r.broker.Grant(context.Background(), request, "p")
+			refused := refusalOf(t, err, row.code)
+			if len(again.Sealed.Ciphertext) != 0 || again.Signature != nil {
+				t.Fatal("a key left with a refusal")
+			}
+			if n := r.count(`SELECT count(*) FROM broker_decision WHERE id = $1 AND outcome = 'refused' AND code = $2`, refused.ID, row.code); n != 1 {
+				t.Error("the refusal was not stored")
+			}
+			if n := r.count(`SELECT count(*) FROM audit_entry WHERE action = 'key.release' AND outcome = 'refused'`); n != 1 {
+				t.Errorf("%d refusals in the log, want 1", n)
+			}
+			if !strings.Contains(row.sql, "freeze_order") {
+				return
+			}
+			r.exec(`UPDATE freeze_order SET state = 'lifted', lifted_by = 'carol'`)
+			if again, err = r.broker.Grant(context.Background(), request, "p"); err != nil {
+				t.Fatalf("after lifting: %v", err)
+			}
+			g.open(c, req, again)
+		})
+	}
+}
+
+func TestRedeliveryIsStoppedWhileItWaits(t *testing.T) {
+	for name, row := range map[string]struct{ sql, code string }{
+		"lease ended":        {`UPDATE broker_lease SET state = 'ended', ended_why = 'reboot', sealed_enc = NULL, sealed_text = NULL`, CodeLease},
+		"guest suspended":    {`UPDATE broker_arm SET state = 'suspended'`, CodeSuspended},
+		"armed again":        {`UPDATE broker_arm SET state = 'armed', epoch = epoch + 1, report_id = NULL`, CodeGeneration},
+		"another guest held": {`UPDATE broker_arm SET report_id = decode(repeat('ab', 32), 'hex')`, CodeGeneration},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.prepareAndArm(testWorkspace)
+			g := r.boot(testWorkspace, 1)
+			c, req, err := g.challengeFor(door.Unlock)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request := g.request(c, req, "")
+			if _, err := r.broker.Grant(context.Background(), request, "p"); err != nil {
+				t.Fatal(err)
+			}
+			r.broker.Log = &meddlingLog{Log: r.log, meanwhile: func() { r.exec(row.sql) }}
+			answer, err := r.broker.Grant(context.Background(), request, "p")
+			wantCode(t, err, row.code)
+			if len(answer.Sealed.Ciphertext) != 0 {
+				t.Error("a key left with a refusal")
+			}
+		})
+	}
+}
+
+// A broker that dies between burning a nonce and deciding must not cost a healthy guest its disk: a refusal is final there.
+func TestInterruptedGrantIsNoRefusal(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	g, _, _ := r.ready(testWorkspace)
+	c, req, err := g.challengeFor(door.Renew)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := g.request(c, req, "")
+	r.exec(`UPDATE broker_challenge SET used_at = now() - interval '100 seconds' WHERE id = $1`, c.Challenge)
+	if _, err = r.broker.Grant(context.Background(), request, "p"); !errors.Is(err, ErrBusy) {
+		t.Errorf("while the challenge lives: %v", err)
+	}
+	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '2 minutes' WHERE id = $1`, c.Challenge)
+	_, err = r.broker.Grant(context.Background(), request, "p")
+	wantCode(t, err, CodeNonce)
+
+	if c, req, err = g.challengeFor(door.Renew); err != nil {
+		t.Fatal(err)
+	}
+	request = g.request(c, req, "")
+	if _, err := r.broker.Grant(context.Background(), request, "p"); err != nil {
+		t.Fatal(err)
+	}
+	r.broker.Collateral = func(context.Context, CollateralQuery) (attest.Collateral, error) {
+		return attest.Collateral{}, errors.New("no database")
+	}
+	_, err = r.broker.Grant(context.Background(), request, "p")
+	var refused *Refusal
+	if err == nil || errors.As(err, &refused) {
+		t.Errorf("a fault of the broker's is held against the guest: %v", err)
+	}
+}
+
+func TestFloorRaisedWhileJudged(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	raised := r.platform.policy()
+	raised.RequireAliasCheck = true
+	r.broker.Policies = documents{narrow: same, raise: func(attest.Policy) (attest.Policy, error) { return raised, nil }}
+	r.prepareAndArm(testWorkspace)
+	collect, first := r.broker.Collateral, true
+	r.broker.Collateral = func(ctx context.Context, q CollateralQuery) (attest.Collateral, error) {
+		if first {
+			first = false
+			r.exec(`INSERT INTO security_floor (id, sha256, body, issued, state, proposed_by, activated_by) VALUES ('f', $1, '{}', now(), 'active', 'a', 'b')`, make([]byte, 32))
+		}
+		return collect(ctx, q)
+	}
+	if _, _, err := r.boot(testWorkspace, 1).grant(door.Unlock); err != nil {
+		t.Fatal(err)
+	}
+	hash := raised.Hash()
+	if n := r.count(`SELECT count(*) FROM broker_decision WHERE outcome = 'released' AND policy = $1`, hash[:]); n != 1 {
+		t.Error("a key was released under a floor that was no longer in force")
+	}
+}
