@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -124,6 +125,9 @@ func (b *Broker) Rearm(ctx context.Context, tx pgx.Tx, workspace string, generat
 	case a.state != stateReleased:
 		return doing(fmt.Errorf("%w: it is %s", ErrState, a.state))
 	}
+	if err := free(ctx, tx, workspace); err != nil {
+		return doing(err)
+	}
 	_, err = b.rearm(ctx, tx, a, systemActor, "guest.rearm", why)
 	if err != nil {
 		return doing(err)
@@ -131,8 +135,34 @@ func (b *Broker) Rearm(ctx context.Context, tx pgx.Tx, workspace string, generat
 	return nil
 }
 
+// heldQuery finds until when a guest may still use the key. A lease that was ended from our side counts until it runs out
+// all the same: the guest opened its disk under the time that the broker signed, and that the cloud shows its server as
+// stopped is only the cloud's word. Its own signed word, sent once its disk is closed, frees the volume at once.
+const heldQuery = `SELECT max(until) FROM broker_lease WHERE workspace = $1 AND until > now() AND (state = 'live' OR stage NOT IN ('failed', 'stopping'))`
+
+// HeldUntil is when the volume of a workspace is free at the latest; the zero time if it is free now.
+func (b *Broker) HeldUntil(ctx context.Context, workspace string) (time.Time, error) {
+	var until *time.Time
+	if err := b.DB.QueryRow(ctx, heldQuery, workspace).Scan(&until); err != nil {
+		return time.Time{}, fmt.Errorf("looking for a holder of the key of workspace %s: %w", workspace, err)
+	}
+	return value(until), nil
+}
+
+// free makes sure that nobody holds the key. The arms are locked, so nobody begins to.
+func free(ctx context.Context, tx pgx.Tx, workspace string) error {
+	var until *time.Time
+	if err := tx.QueryRow(ctx, heldQuery, workspace).Scan(&until); err != nil {
+		return fmt.Errorf("looking for a holder of the key: %w", err)
+	}
+	if until != nil {
+		return fmt.Errorf("%w: a guest may still use the key, until %s", ErrState, until.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
 // AllowReboot lets a suspended or released generation boot once more. The caller has made sure that the old guest is
-// stopped; the lease must have ended or run out.
+// stopped; the lease must have run out, or the guest have given it up.
 func (b *Broker) AllowReboot(ctx context.Context, tx pgx.Tx, who audit.Actor, workspace string) (audit.ID, error) {
 	doing := func(err error) error { return fmt.Errorf("allowing a reboot of workspace %s: %w", workspace, err) }
 	a, err := lockCurrent(ctx, tx, workspace)
@@ -142,13 +172,8 @@ func (b *Broker) AllowReboot(ctx context.Context, tx pgx.Tx, who audit.Actor, wo
 	if a.state != stateSuspended && a.state != stateReleased {
 		return 0, doing(fmt.Errorf("%w: it is %s", ErrState, a.state))
 	}
-	var live bool
-	if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM broker_lease WHERE volume_id = $1 AND state = 'live' AND until > now())`,
-		a.volumeID).Scan(&live); err != nil {
+	if err := free(ctx, tx, workspace); err != nil {
 		return 0, doing(err)
-	}
-	if live {
-		return 0, doing(fmt.Errorf("%w: a guest still holds the lease", ErrState))
 	}
 	id, err := b.rearm(ctx, tx, a, who, "guest.allow_reboot", "a reboot was allowed")
 	if err != nil {
@@ -185,7 +210,8 @@ func (b *Broker) Disarm(ctx context.Context, tx pgx.Tx, workspace string) error 
 	return nil
 }
 
-// EndLease ends the live lease, if there is one: its holder can renew no more, and nothing is delivered again.
+// EndLease ends the live lease, if there is one: its holder can renew no more, and nothing is delivered again. Until the
+// lease runs out or its holder says that it has stopped, the volume is not free (see heldQuery).
 func (b *Broker) EndLease(ctx context.Context, tx pgx.Tx, workspace, why string) error {
 	if _, err := lockArms(ctx, tx, workspace); err != nil {
 		return fmt.Errorf("ending the lease of workspace %s: %w", workspace, err)

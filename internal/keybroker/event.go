@@ -17,7 +17,7 @@ import (
 
 // holder is a lease as an event sees it.
 type holder struct {
-	workspace, project, state, mode, headerHash string
+	workspace, project, stage, mode, headerHash string
 	generation, seq                             int
 	live                                        bool
 	signingKey, eventHash                       []byte
@@ -63,22 +63,22 @@ func (b *Broker) Event(ctx context.Context, lease string, e door.Event) (door.Ev
 
 func (b *Broker) event(ctx context.Context, tx pgx.Tx, lease string, e door.Event) (*Refusal, error) {
 	var h holder
-	if err := tx.QueryRow(ctx, `SELECT v.workspace, v.project, l.state, l.mode, coalesce(v.header_hash, ''), l.generation, l.seq,
+	if err := tx.QueryRow(ctx, `SELECT v.workspace, v.project, l.stage, l.mode, coalesce(v.header_hash, ''), l.generation, l.seq,
 			l.state = 'live' AND l.until > now(), l.event_hash
 		FROM broker_volume v JOIN broker_lease l USING (workspace) WHERE l.id = $1 FOR UPDATE OF v, l`, lease).
-		Scan(&h.workspace, &h.project, &h.state, &h.mode, &h.headerHash, &h.generation, &h.seq, &h.live, &h.eventHash); err != nil {
+		Scan(&h.workspace, &h.project, &h.stage, &h.mode, &h.headerHash, &h.generation, &h.seq, &h.live, &h.eventHash); err != nil {
 		return nil, fmt.Errorf("locking the lease: %w", err)
 	}
 	hash := sha256.Sum256(door.LP(door.Decimal(e.Seq), []byte(e.Stage), []byte(e.HeaderHash), []byte(e.Detail)))
 	if e.Seq == h.seq && string(h.eventHash) == string(hash[:]) {
 		return nil, nil // heard before
 	}
-	ending := e.Stage == door.Failed || e.Stage == door.Stopping
+	ending := gaveUp(e.Stage)
 	code, why := "", ""
 	switch {
 	case e.Seq <= h.seq:
 		code, why = CodeBinding, "the event's number is not above the last"
-	case h.state != "live" || !h.live && !ending:
+	case gaveUp(door.Stage(h.stage)) || !h.live && !ending: // that it stopped is good to know even of a lease that we ended
 		code, why = CodeLease, "the lease has ended"
 	case e.Stage == door.Formatted && h.headerHash != "" && h.headerHash != e.HeaderHash:
 		code, why = CodeBinding, "another header is on record"
@@ -110,6 +110,9 @@ func (b *Broker) event(ctx context.Context, tx pgx.Tx, lease string, e door.Even
 	return refused, err
 }
 
+// gaveUp: the guest has closed its disk and forgets the key.
+func gaveUp(s door.Stage) bool { return s == door.Failed || s == door.Stopping }
+
 // applyEvent writes an accepted event. Any event acknowledges the grant: its ciphertext is needed no more.
 func applyEvent(ctx context.Context, tx pgx.Tx, lease string, h holder, e door.Event, hash []byte, ending bool) error {
 	batch := &pgx.Batch{}
@@ -117,7 +120,7 @@ func applyEvent(ctx context.Context, tx pgx.Tx, lease string, h holder, e door.E
 		batch.Queue(`UPDATE broker_volume SET header_hash = $2 WHERE workspace = $1 AND header_hash IS NULL`, h.workspace, e.HeaderHash)
 	}
 	batch.Queue(`UPDATE broker_lease SET seq = $2, event_hash = $3, stage = $4, detail = $5, sealed_enc = NULL, sealed_text = NULL,
-		state = CASE WHEN $6 THEN 'ended' ELSE state END, ended_why = CASE WHEN $6 THEN $4 ELSE ended_why END
+		state = CASE WHEN $6 THEN 'ended' ELSE state END, ended_why = CASE WHEN $6 AND state = 'live' THEN $4 ELSE ended_why END
 		WHERE id = $1`, lease, e.Seq, hash, string(e.Stage), e.Detail, ending)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("writing the event: %w", err)

@@ -37,6 +37,7 @@ type standing struct {
 	headerHash string
 	keyActive  bool
 	lease      *leaseRow // the live one of the volume, if it has not run out
+	held       bool      // an earlier guest may still use the key, though its lease was ended; for an unlock
 	secretLive bool      // where the release is of a secret
 	floor      []byte    // digest of the floor file in force, nil for none
 }
@@ -102,6 +103,14 @@ func (b *Broker) readStanding(ctx context.Context, tx *postgres.Batches, a *atte
 			})
 			return err
 		})
+	if a.challenge.Purpose == door.Unlock {
+		batch.Queue(heldQuery, a.challenge.Workspace).QueryRow(func(row pgx.Row) error {
+			var until *time.Time
+			err := row.Scan(&until)
+			s.held = until != nil
+			return err
+		})
+	}
 	if a.secret != nil {
 		batch.Queue(`SELECT true FROM broker_secret WHERE id = $1 AND state = 'live' FOR SHARE`, a.secret.ID).
 			Query(func(rows pgx.Rows) error {
@@ -221,7 +230,7 @@ func judgeLease(a *attempt, s standing) (bool, string) {
 		}
 		return true, "held by this guest"
 	}
-	if s.lease != nil {
+	if s.lease != nil || s.held {
 		return false, "another holder is live"
 	}
 	return true, "free"

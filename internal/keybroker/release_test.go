@@ -25,11 +25,7 @@ func TestFirstBootThenReboot(t *testing.T) {
 	if err != nil || s.Stage != "ready" || !s.Released || !s.LeaseLive || !s.HeaderRecorded {
 		t.Fatalf("state %+v, %v", s, err)
 	}
-	if err := r.tx(func(tx pgx.Tx) error {
-		return errors.Join(r.broker.EndLease(context.Background(), tx, testWorkspace, "reboot"), r.broker.Rearm(context.Background(), tx, testWorkspace, 1, "reboot"))
-	}); err != nil {
-		t.Fatal(err)
-	}
+	r.reboot(testWorkspace)
 	if _, _, err := g.grant(door.Renew); err == nil {
 		t.Fatal("the old guest renewed a lease that has ended")
 	}
@@ -303,11 +299,7 @@ func TestChallengeOfEarlierArming(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.tx(func(tx pgx.Tx) error {
-		return errors.Join(r.broker.EndLease(context.Background(), tx, testWorkspace, "reboot"), r.broker.Rearm(context.Background(), tx, testWorkspace, 1, "reboot"))
-	}); err != nil {
-		t.Fatal(err)
-	}
+	r.reboot(testWorkspace)
 	_, err = r.broker.Grant(context.Background(), late.request(c, req, ""), "p")
 	wantCode(t, err, CodeGeneration)
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
@@ -51,6 +52,7 @@ type machine struct {
 	ended    chan struct{}
 	reportID [32]byte
 	disk     string
+	polite   atomic.Bool // the power button was pressed: it says goodbye
 }
 
 // disks remembers the header hash per data volume: it stands for what is on the disk.
@@ -66,15 +68,12 @@ func (r *rig) boot(spec cloudsim.BootSpec) (cloudsim.Machine, error) {
 	r.mu.Unlock()
 	go func() {
 		defer close(m.ended)
-		if err := m.run(ctx); err != nil {
-			return // a guest that cannot go on powers off
-		}
-		<-ctx.Done()
+		_ = m.run(ctx) // a guest that cannot go on powers off
 	}()
 	return m, nil
 }
 
-func (m *machine) Powerdown(context.Context) error { m.cancel(); return nil }
+func (m *machine) Powerdown(context.Context) error { m.polite.Store(true); m.cancel(); return nil }
 func (m *machine) Kill()                           { m.cancel() }
 func (m *machine) Done() <-chan struct{}           { return m.ended }
 
@@ -142,7 +141,7 @@ func (m *machine) run(ctx context.Context) error {
 		m.rig.mu.Lock()
 		behave := m.rig.behave
 		m.rig.mu.Unlock()
-		if behave != nil {
+		if behave != nil && stage != door.Stopping {
 			if err := behave(stage); err != nil {
 				return err
 			}
@@ -150,9 +149,18 @@ func (m *machine) run(ctx context.Context) error {
 		seq++
 		e := door.Event{Seq: seq, Stage: stage, HeaderHash: hash}
 		door.SignEvent(signing, grant.Lease.ID, &e)
+		ctx := ctx
+		if stage == door.Stopping {
+			ctx = context.WithoutCancel(ctx)
+		}
 		_, err := m.rig.broker.Event(ctx, grant.Lease.ID, e)
 		return err
 	}
+	defer func() {
+		if m.polite.Load() {
+			_ = say(door.Stopping, "")
+		}
+	}()
 	if sealed.Mode == "initialise" {
 		header = fmt.Sprintf("%x", sha256.Sum256(m.reportID[:]))
 		if err := say(door.Formatted, header); err != nil {
@@ -163,5 +171,9 @@ func (m *machine) run(ctx context.Context) error {
 	if err := say(door.Unlocked, ""); err != nil {
 		return err
 	}
-	return say(door.Ready, "")
+	if err := say(door.Ready, ""); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
 }

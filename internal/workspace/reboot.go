@@ -11,8 +11,8 @@ import (
 	"github.com/eosc-siesta/siestad/internal/keybroker"
 )
 
-// rebootFlow restarts a guest. The generation is armed again only when Nova shows the server off and the old lease has
-// ended, so that there is never a moment at which two guests could hold the key. It has nothing to undo: a reboot that
+// rebootFlow restarts a guest. The generation is armed again only when Nova shows the server off and the old guest has
+// signed that it stopped, or its lease has run out: Nova's word alone would let two guests hold the key. It has nothing to undo: a reboot that
 // fails leaves a failed workspace whose data is untouched, to be rebooted again or deleted.
 func (s *Service) rebootFlow() flow.Flow[run] {
 	return flow.Flow[run]{Kind: kindReboot, Record: s.record(kindReboot), Steps: append([]flow.Step[run]{
@@ -53,7 +53,14 @@ func (s *Service) awaitStopped(ctx context.Context, site *Site, r *run) error {
 	case err != nil:
 		return s.power(site, err)
 	case srv.Status == "SHUTOFF" && srv.TaskState == "":
-		return nil
+		until, err := s.cfg.Broker.HeldUntil(ctx, r.Workspace)
+		if err != nil {
+			return broken(site, err)
+		}
+		if until.IsZero() {
+			return nil
+		}
+		return flow.Again(pollGuest, "the guest went down without a word; its lease has to run out, at "+until.UTC().Format(time.RFC3339))
 	case srv.Status == "ERROR":
 		return flow.Fatal(serverFault(site, srv.Err()))
 	case srv.Status == "ACTIVE" && srv.TaskState == "":

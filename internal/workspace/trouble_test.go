@@ -196,7 +196,20 @@ func TestWatcherShowsWhatWentDown(t *testing.T) {
 	if err := pgx.BeginFunc(ctx, r.db, func(tx pgx.Tx) error { _, _, _, err := r.svc.Reboot(ctx, tx, researcher, w.ID, ""); return err }); !errors.Is(err, ErrState) {
 		t.Errorf("rebooting a suspended workspace: %v", err)
 	}
-	r.await(ctx, r.begin(ctx, r.svc, r.svc.AllowReboot, w.ID), flow.StateSucceeded)
+	// The guest was killed and said nothing: its lease has to run out.
+	allowed := r.begin(ctx, r.svc, r.svc.AllowReboot, w.ID)
+	flowtest.Until(ctx, t, "the reboot to wait for the old lease", func() (bool, error) {
+		var why string
+		err := r.db.QueryRow(ctx, `SELECT coalesce(max(f::text), '') FROM flow f WHERE f::text LIKE '%went down without a word%'`).Scan(&why)
+		return why != "", err
+	})
+	if boots := r.guests.Load(); boots != 2 {
+		t.Errorf("%d boots while the old guest may hold the key", boots)
+	}
+	if _, err := r.db.Exec(ctx, `UPDATE broker_lease SET until = now()`); err != nil {
+		t.Fatal(err)
+	}
+	r.await(ctx, allowed, flow.StateSucceeded)
 	if got := r.state(ctx, w.ID); got != Ready {
 		t.Errorf("%s after the allowed reboot", got)
 	}

@@ -1,0 +1,77 @@
+package keybroker
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/door"
+)
+
+func (r *rig) endAndRearm(workspace string) error {
+	if err := r.tx(func(tx pgx.Tx) error { return r.broker.EndLease(context.Background(), tx, workspace, "reboot") }); err != nil {
+		return err
+	}
+	return r.tx(func(tx pgx.Tx) error { return r.broker.Rearm(context.Background(), tx, workspace, 1, "reboot") })
+}
+
+// reboot is one after which the old guest's lease has run out.
+func (r *rig) reboot(workspace string) {
+	r.t.Helper()
+	r.exec(`UPDATE broker_lease SET until = now() WHERE workspace = $1`, workspace)
+	if err := r.endAndRearm(workspace); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// A cloud may show a server as stopped that runs. Until its guest says that it stopped, or its lease has run out, no
+// other guest gets the key.
+func TestEndedLeaseStillHolds(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	who := audit.Actor{Kind: audit.Person, Subject: testOwner}
+	r := newRig(t)
+	g, answer, _ := r.ready(testWorkspace)
+	if err := r.endAndRearm(testWorkspace); !errors.Is(err, ErrState) {
+		t.Fatalf("armed again while a guest may use the key: %v", err)
+	}
+	if until, err := r.broker.HeldUntil(ctx, testWorkspace); err != nil || door.FormatTime(until) != answer.Lease.Until {
+		t.Errorf("held until %s, %v; the guest was told %s", until, err, answer.Lease.Until)
+	}
+	if err := r.tx(func(tx pgx.Tx) error { _, err := r.broker.AllowReboot(ctx, tx, who, testWorkspace); return err }); !errors.Is(err, ErrState) {
+		t.Errorf("a reboot was allowed while a guest may use the key: %v", err)
+	}
+	_, _, err := g.grant(door.Renew)
+	wantCode(t, err, CodeLease)
+
+	// Were it armed all the same, the release itself refuses.
+	r.exec(`UPDATE broker_arm SET state = 'armed', epoch = epoch + 1, report_id = NULL`)
+	_, _, err = r.boot(testWorkspace, 1).grant(door.Unlock)
+	wantCode(t, err, CodeLease)
+	r.exec(`UPDATE broker_arm SET state = 'released', report_id = decode(repeat('ab', 32), 'hex')`)
+
+	if _, err := g.event(answer.Lease.ID, 9, door.Ready, ""); err == nil {
+		t.Error("a guest went on under a lease that was ended")
+	}
+	if _, err := g.event(answer.Lease.ID, 10, door.Stopping, ""); err != nil {
+		t.Fatalf("a guest that stops as it was told: %v", err)
+	}
+	if n := r.count(`SELECT (SELECT count(*) FROM audit_entry WHERE action = 'guest.stopping' AND outcome = 'success') + (SELECT count(*) FROM audit_inbox WHERE action = 'guest.stopping' AND outcome = 'success')`); n != 1 {
+		t.Errorf("%d entries for the stop", n)
+	}
+	if _, err := g.event(answer.Lease.ID, 11, door.Stopping, ""); err == nil {
+		t.Error("a guest stopped twice")
+	}
+	if until, err := r.broker.HeldUntil(ctx, testWorkspace); err != nil || !until.IsZero() {
+		t.Errorf("held until %s after it stopped (%v)", until, err)
+	}
+	if err := r.endAndRearm(testWorkspace); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.boot(testWorkspace, 1).grant(door.Unlock); err != nil {
+		t.Error(err)
+	}
+}
