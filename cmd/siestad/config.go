@@ -80,7 +80,8 @@ type TLSConfig struct {
 
 // IssuerConfig is one OpenID issuer. Keycloak's claim layout is the reference.
 type IssuerConfig struct {
-	// URL is the issuer exactly as its tokens write it.
+	// URL is the issuer exactly as its tokens write it. Access tokens of people carry preferred_username (scope profile): one
+	// without it counts as a service, which may not decide what takes a person.
 	URL string `yaml:"url"`
 	// Audience that a token must name.
 	Audience string `yaml:"audience"`

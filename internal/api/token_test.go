@@ -44,12 +44,14 @@ func TestGoodTokens(t *testing.T) {
 			t.Errorf("%s: %+v", name, c)
 		}
 	}
-	c, err := tokens.verify(context.Background(), f.token(t, changed(base, "preferred_username", "service-account-portal")))
-	if err != nil || c.Kind != "service" {
-		t.Errorf("a service account: %v %v", c.Kind, err)
+	for _, name := range []any{"service-account-portal", "", nil} {
+		c, err := tokens.verify(context.Background(), f.token(t, changed(base, "preferred_username", name)))
+		if err != nil || c.Kind != "service" {
+			t.Errorf("a token of %v is one of a %s: %v", name, c.Kind, err)
+		}
 	}
 	// realm_access and other clients' roles are not ours.
-	c, err = tokens.verify(context.Background(), f.token(t, changed(base, "resource_access", map[string]any{"account": map[string]any{"roles": []string{"operator"}}})))
+	c, err := tokens.verify(context.Background(), f.token(t, changed(base, "resource_access", map[string]any{"account": map[string]any{"roles": []string{"operator"}}})))
 	if err != nil || len(c.Roles) != 0 {
 		t.Errorf("roles of other clients: %v %v", c.Roles, err)
 	}

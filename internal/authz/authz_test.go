@@ -36,7 +36,7 @@ func TestGolden(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("# operation, role: objects on which it is allowed (other project, own project, owned, in custody, owned and in nobody's custody, made by the caller)\n")
 	for _, op := range Operations() {
-		for _, role := range append(Roles, "nobody", "service custodian") {
+		for _, role := range append(Roles, "nobody", "service custodian", "service operator") {
 			p := Principal{Subject: me, Kind: "person", Roles: []string{role}}
 			if rest, ok := strings.CutPrefix(role, "service "); ok {
 				p.Kind, p.Roles = "service", []string{rest}
