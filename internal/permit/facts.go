@@ -47,14 +47,15 @@ type FactSet struct {
 
 // factsQuery reads the permission rows in one round trip and locks those that exist against change until the
 // caller's transaction ends. SELECT … FOR SHARE cannot be combined with outer joins on the nullable side or with
-// aggregates, so each row is locked in a CTE of its own and missing rows come back as NULL.
+// aggregates, so each row is locked in a CTE of its own and missing rows come back as NULL. What ends at a time has ended
+// when this runs, not when the transaction began: it may have waited at the gate since.
 const factsQuery = `
 WITH lock_project AS (
-  SELECT id, state, valid_until, valid_until > now() AS valid FROM project WHERE id = $1 FOR SHARE),
+  SELECT id, state, valid_until, valid_until > clock_timestamp() AS valid FROM project WHERE id = $1 FOR SHARE),
 lock_permit AS (
   SELECT id FROM permit
   WHERE project = $1 AND dataset = $2 AND $3 = ANY (people)
-    AND state = 'live' AND until > now()
+    AND state = 'live' AND until > clock_timestamp()
   ORDER BY until DESC LIMIT 1 FOR SHARE),
 lock_image AS (
   SELECT id, state FROM image WHERE id = $4 FOR SHARE),

@@ -213,6 +213,23 @@ func TestEndOfPermitAndReleaseAreOrdered(t *testing.T) {
 	}
 }
 
+// A release may wait between its BEGIN and its facts: what ends meanwhile does not hold.
+func TestWhatEndsWhileAReleaseWaits(t *testing.T) {
+	r := newRig(t)
+	p := r.grant(future)
+	release, err := r.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = release.Rollback(context.WithoutCancel(t.Context())) }()
+	r.exec(`UPDATE permit SET until = clock_timestamp() WHERE id = $1`, p.ID)
+	r.exec(`UPDATE project SET valid_until = clock_timestamp()`)
+	f, err := r.ReleaseFacts(t.Context(), release, query)
+	if err != nil || f.Permit.Holds || f.Project.Holds {
+		t.Errorf("%+v, %v", f, err)
+	}
+}
+
 // A freeze inserts a row that no release could have locked: the gate orders the two all the same.
 func TestFreezeAndReleaseAreOrdered(t *testing.T) {
 	r := newRig(t)
