@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -380,6 +381,15 @@ func TestIdempotency(t *testing.T) {
 	if !bytes.Equal(first.body, again.body) || first.header.Get("Location") != again.header.Get("Location") || r.workspaces.made != 1 {
 		t.Errorf("repeated:\n%s\n%s\nmade %d", first.body, again.body, r.workspaces.made)
 	}
+	// What is kept of a request is nothing that guesses of its body could be tried on.
+	raw, err := json.Marshal(body)
+	must(t, err)
+	plain := sha256.Sum256(raw)
+	var kept []byte
+	must(t, r.db.QueryRow(context.Background(), `SELECT body_hash FROM idempotency WHERE key = 'the-same-key'`).Scan(&kept))
+	if len(kept) != sha256.Size || bytes.Equal(kept, plain[:]) {
+		t.Errorf("kept of the request: %x", kept)
+	}
 	body["data_gib"] = 11
 	if p := r.want(422, ann, "POST", "/v1/workspaces", body, key).problem(t); p.Type != problemType+"idempotency-key-reused" {
 		t.Error(p.Type)
@@ -412,7 +422,7 @@ func TestIdempotency(t *testing.T) {
 	wg.Wait()
 
 	// After a day the key is free.
-	_, err := r.db.Exec(context.Background(), `UPDATE idempotency SET created_at = now() - interval '25 hours'`)
+	_, err = r.db.Exec(context.Background(), `UPDATE idempotency SET created_at = now() - interval '25 hours'`)
 	must(t, err)
 	r.workspaces.block, r.workspaces.began = nil, nil
 	made := r.workspaces.made

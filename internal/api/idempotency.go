@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
@@ -101,6 +102,14 @@ func (s *Server) earlier(ctx context.Context, tx pgx.Tx, c *call) (answer []byte
 		return nil, 0, false, kindKeyReused.because("This Idempotency-Key came with another body before.")
 	}
 	return answer, id, true, nil
+}
+
+// requestHash is what is kept of a request to know it again. It is keyed: a body may hold a secret that could be guessed,
+// and who reads the database, or a backup of it, must have nothing to try guesses on.
+func (s *Server) requestHash(body []byte) [32]byte {
+	h := hmac.New(sha256.New, s.requestKey)
+	h.Write(body)
+	return [32]byte(h.Sum(nil))
 }
 
 func (s *Server) store(ctx context.Context, tx pgx.Tx, c *call, status int, answer any, entry audit.ID, l lane) error {

@@ -3,7 +3,6 @@ package api
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"io"
@@ -229,7 +228,7 @@ func (s *Server) admit(next http.Handler) http.Handler {
 				s.fail(w, r, err)
 				return
 			}
-			c.hash = sha256.Sum256(body)
+			c.hash = s.requestHash(body)
 			r.Body = io.NopCloser(bytes.NewReader(body))
 		}
 		params := map[string]string{}

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
@@ -67,7 +69,8 @@ type Config struct {
 	Policies    *policy.Service
 	Decisions   *keybroker.Archive
 	Quarantines *quarantine.Service
-	// CursorKey signs the cursors of lists; every instance of an installation has the same.
+	// CursorKey signs the cursors of lists, and is the root of the key for what is kept of requests; every instance of an
+	// installation has the same.
 	CursorKey []byte
 	// Ready says why requests cannot be served, nil if they can.
 	Ready   func(ctx context.Context) error
@@ -86,6 +89,8 @@ type Server struct {
 	limiter  *limiter
 	sites    []*siteState
 	metrics  *metrics
+
+	requestKey []byte // of requestHash
 }
 
 // New checks the configuration. It makes no call to the network or the database.
@@ -101,6 +106,10 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	requestKey, err := hkdf.Key(sha256.New, cfg.CursorKey, nil, "siesta/request/v1", sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("making the API: %w", err)
+	}
 	tokens, err := newTokens(cfg.Issuers, cfg.Now)
 	if err != nil {
 		return nil, fmt.Errorf("making the API: %w", err)
@@ -111,7 +120,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, tokens: tokens, spec: spec, routes: routesOf(spec), refusals: newRefusals(), limiter: newLimiter(cfg.Now),
-		metrics: newMetrics(cfg.Metrics),
+		metrics: newMetrics(cfg.Metrics), requestKey: requestKey,
 	}
 	for _, site := range cfg.Sites {
 		s.sites = append(s.sites, &siteState{Site: site})
