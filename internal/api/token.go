@@ -200,7 +200,10 @@ type claims struct {
 	Confirm   json.RawMessage `json:"cnf"`
 	Username  string          `json:"preferred_username"`
 	Name      string          `json:"name"`
-	Access    map[string]struct {
+	// Client and Host are what Keycloak adds for a client's own account; Client stands in everybody's token by RFC 9068.
+	Client string          `json:"client_id"`
+	Host   json.RawMessage `json:"clientHost"`
+	Access map[string]struct {
 		Roles []string `json:"roles"`
 	} `json:"resource_access"`
 }
@@ -242,9 +245,7 @@ func (i issuerKeys) read(payload []byte, now time.Time) (caller, error) {
 	if len(who.name) > 200 || strings.ContainsFunc(who.name, unprintable) {
 		who.name = ""
 	}
-	// Nothing in a token says "person". A name that is none of Keycloak's service accounts does, as far as an issuer is
-	// trusted; a token without a name, such as one for client credentials without the profile scope, decides nothing.
-	if c.Username != "" && !strings.HasPrefix(c.Username, "service-account-") {
+	if c.ofPerson() {
 		who.Kind = "person"
 	}
 	for _, role := range c.Access[i.Audience].Roles {
@@ -253,6 +254,14 @@ func (i issuerKeys) read(payload []byte, now time.Time) (caller, error) {
 		}
 	}
 	return who, nil
+}
+
+// ofPerson: nothing in a token says "person". A name that is none of Keycloak's service accounts does, as far as an issuer
+// is trusted; a token without a name, such as one for client credentials without the profile scope, decides nothing. A
+// client that speaks for itself is told by its own name as subject (RFC 9068, section 2.2), or by Keycloak's clientHost.
+func (c claims) ofPerson() bool {
+	return c.Username != "" && !strings.HasPrefix(c.Username, "service-account-") &&
+		c.Subject != c.Party && c.Subject != c.Client && len(c.Host) == 0
 }
 
 func unprintable(r rune) bool { return r < 0x20 || r == 0x7f || r == '\uFFFD' }

@@ -50,6 +50,16 @@ func TestGoodTokens(t *testing.T) {
 			t.Errorf("a token of %v is one of a %s: %v", name, c.Kind, err)
 		}
 	}
+	// Client credentials under a name that could be a person's.
+	for name, value := range map[string]any{"sub": "siesta-cli", "client_id": "ann", "clientHost": "192.0.2.9"} {
+		c, err := tokens.verify(context.Background(), f.token(t, changed(base, name, value)))
+		if err != nil || c.Kind != "service" {
+			t.Errorf("with %s %v it is a token of a %s: %v", name, value, c.Kind, err)
+		}
+	}
+	if c, err := tokens.verify(context.Background(), f.token(t, changed(base, "client_id", "siesta-cli"))); err != nil || c.Kind != "person" {
+		t.Errorf("a person's token that names its client is one of a %s: %v", c.Kind, err)
+	}
 	// realm_access and other clients' roles are not ours.
 	c, err := tokens.verify(context.Background(), f.token(t, changed(base, "resource_access", map[string]any{"account": map[string]any{"roles": []string{"operator"}}})))
 	if err != nil || len(c.Roles) != 0 {

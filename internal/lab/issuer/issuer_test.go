@@ -34,6 +34,7 @@ type claims struct {
 	Audience jwt.Audience     `json:"aud"`
 	Type     string           `json:"typ"`
 	Party    string           `json:"azp"`
+	Name     string           `json:"preferred_username"`
 	Access   map[string]roles `json:"resource_access"`
 }
 
@@ -73,7 +74,7 @@ func TestDeviceFlowGivesKeycloakShapedToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := read(t, token.AccessToken)
-	if got.Subject != "rita" || !got.Audience.Contains(Audience) || got.Type != "Bearer" || got.Party != CLI || len(got.Access[Audience].Roles) != 1 {
+	if got.Subject != "rita" || !got.Audience.Contains(Audience) || got.Type != "Bearer" || got.Party != CLI || got.Name != "rita" || len(got.Access[Audience].Roles) != 1 {
 		t.Errorf("claims of the device flow: %+v", got)
 	}
 }
