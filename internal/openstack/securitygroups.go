@@ -301,6 +301,12 @@ func (c *Client) SecurityGroup(ctx context.Context, id string) (SecurityGroup, e
 	return g.check(op)
 }
 
+// SecurityGroupExists returns nil if there is such a group, whatever rules somebody gave it, and NotFound if not.
+func (c *Client) SecurityGroupExists(ctx context.Context, id string) error {
+	_, err := c.groupByID(ctx, "finding security group", id)
+	return err
+}
+
 func (c *Client) groupByID(ctx context.Context, op, id string) (groupWire, error) {
 	if err := identifier(network, op, id); err != nil {
 		return groupWire{}, err

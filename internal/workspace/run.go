@@ -260,8 +260,7 @@ func (s *Service) removeGroup(ctx context.Context, site *Site, r *run) error {
 		what: "security group", id: &r.GroupID,
 		find: func(ctx context.Context) (string, error) { return s.named(ctx, site, "security group", name) },
 		going: func(ctx context.Context, id string) (bool, error) {
-			_, err := site.Client.SecurityGroup(ctx, id)
-			return false, err
+			return false, site.Client.SecurityGroupExists(ctx, id) // rules that others added must not hold it here
 		},
 		delete: site.Client.DeleteSecurityGroup,
 	}.do(ctx)
