@@ -467,7 +467,7 @@ func TestPanicBecomesProblem(t *testing.T) {
 }
 
 func TestRateLimit(t *testing.T) {
-	now := time.Now()
+	now := start
 	l := newLimiter(func() time.Time { return now })
 	for range rateBurst {
 		if l.take("ann") != 0 {

@@ -23,7 +23,7 @@ import (
 type setup struct {
 	verifier   keybroker.Verifier
 	collateral attest.Collateral
-	now        func() time.Time
+	now        func() time.Time // nil: a testClock's
 	noTokens   bool
 }
 
@@ -35,7 +35,7 @@ func newBroker(t testing.TB, db *pgxpool.Pool, log *audit.Log, s setup) (*keybro
 	key, err := ear.NewKey()
 	must(t, err)
 	if s.now == nil {
-		s.now = time.Now
+		s.now = (&testClock{}).now
 	}
 	if s.verifier == nil {
 		s.verifier = &attest.Verifier{}

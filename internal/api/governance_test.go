@@ -65,7 +65,7 @@ func TestPoliciesOverTheWire(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 	var report gen.PolicyTest
-	since := map[string]any{"since": time.Now().AddDate(0, 0, -30)}
+	since := map[string]any{"since": start.AddDate(0, 0, -30)}
 	r.want(200, op, "POST", path+"/test", since).into(t, &report)
 	if report.Judged != 0 || report.Changes == nil {
 		t.Errorf("%+v", report)

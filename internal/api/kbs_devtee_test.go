@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"regexp"
 	"testing"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -43,7 +42,7 @@ func (h *pspHardware) policy() attest.Policy {
 
 func newPSPWorld(t testing.TB) (*world, *pspHardware) {
 	t.Helper()
-	psp, err := softpsp.New(softpsp.Config{Now: time.Now()})
+	psp, err := softpsp.New(softpsp.Config{Now: start})
 	must(t, err)
 	roots, err := attest.AMDRoots().WithSimulated(softpsp.Line, psp.Roots())
 	must(t, err)

@@ -117,23 +117,23 @@ func TestKBSReplay(t *testing.T) {
 func TestKBSTokenAloneReleasesNothing(t *testing.T) {
 	for name, row := range map[string]struct {
 		status int
-		do     func(w *world, clock *lateClock, token *string)
+		do     func(w *world, clock *testClock, token *string)
 	}{
-		"while its session and lease live": {200, func(*world, *lateClock, *string) {}},
-		"session run out": {401, func(w *world, _ *lateClock, _ *string) {
+		"while its session and lease live": {200, func(*world, *testClock, *string) {}},
+		"session run out": {401, func(w *world, _ *testClock, _ *string) {
 			w.exec(`UPDATE broker_kbs_session SET expires_at = now() - interval '1 second'`)
 		}},
-		"session gone": {401, func(w *world, _ *lateClock, _ *string) { w.exec(`DELETE FROM broker_kbs_session`) }},
-		"lease gone": {403, func(w *world, _ *lateClock, _ *string) {
+		"session gone": {401, func(w *world, _ *testClock, _ *string) { w.exec(`DELETE FROM broker_kbs_session`) }},
+		"lease gone": {403, func(w *world, _ *testClock, _ *string) {
 			w.exec(`UPDATE broker_lease SET state = 'ended', ended_why = 'x'`)
 		}},
-		"token run out":     {401, func(_ *world, clock *lateClock, _ *string) { clock.offset.Store(int64(10 * time.Minute)) }},
-		"another signature": {401, func(_ *world, _ *lateClock, token *string) { *token = (*token)[:len(*token)-8] + "AAAAAAAA" }},
-		"not a token":       {401, func(_ *world, _ *lateClock, token *string) { *token = "x" }},
+		"token run out":     {401, func(_ *world, clock *testClock, _ *string) { clock.advance(10 * time.Minute) }},
+		"another signature": {401, func(_ *world, _ *testClock, token *string) { *token = (*token)[:len(*token)-8] + "AAAAAAAA" }},
+		"not a token":       {401, func(_ *world, _ *testClock, token *string) { *token = "x" }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			clock := &lateClock{}
+			clock := &testClock{}
 			w := newWorld(t, setup{verifier: plainVerifier{}, now: clock.now}, plainHardware{measurement: [48]byte{1}})
 			c := w.client()
 			token := c.ready()

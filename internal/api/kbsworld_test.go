@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -369,8 +368,3 @@ func snpJSON(r, vcek []byte) map[string]any {
 	}
 	return map[string]any{"attestation_report": report, "cert_chain": []map[string]any{{"cert_type": "VCEK", "data": list(vcek)}}}
 }
-
-// lateClock is a clock that a test can move.
-type lateClock struct{ offset atomic.Int64 }
-
-func (c *lateClock) now() time.Time { return time.Now().Add(time.Duration(c.offset.Load())) }

@@ -19,7 +19,7 @@ func newPolicies(db *pgxpool.Pool) *policy.Service {
 	site.Chips = [][]byte{make([]byte, 64), bytes.Repeat([]byte{1}, 64)}
 	return policy.New(policy.Config{
 		DB: db, Sites: map[string]attest.Policy{"ifca": site}, Archive: keybroker.NewArchive(db, attest.AMDRoots()), Verifier: &attest.Verifier{},
-		FloorKeys: []ed25519.PublicKey{floorKey.Public().(ed25519.PublicKey)}, Host: hostOfTest,
+		FloorKeys: []ed25519.PublicKey{floorKey.Public().(ed25519.PublicKey)}, Host: hostOfTest, Now: (&testClock{}).now,
 	})
 }
 

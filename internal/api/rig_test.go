@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,6 +60,15 @@ type rig struct {
 	router     routers.Router
 }
 
+// start is when every test happens, for whatever is judged by a clock of this program; the database has its own.
+var start = time.Date(2026, 3, 2, 12, 0, 0, 0, time.UTC)
+
+// testClock stands at start until a test moves it. The zero value is ready.
+type testClock struct{ offset atomic.Int64 }
+
+func (c *testClock) now() time.Time          { return start.Add(time.Duration(c.offset.Load())) }
+func (c *testClock) advance(d time.Duration) { c.offset.Add(int64(d)) }
+
 func newRig(t testing.TB) *rig { return newRigWith(t, setup{}) }
 
 func newRigWith(t testing.TB, s setup) *rig {
@@ -82,7 +92,7 @@ func newRigWith(t testing.TB, s setup) *rig {
 		DB: r.db, Logger: zap.NewNop(), Log: r.log, Authz: rules, Workspaces: r.workspaces, Permits: permit.New(r.db), Images: image.New(r.db),
 		Policies: r.policies, Decisions: r.policies.Archive, Quarantines: quarantine.New(r.db, permit.New(r.db), hostOfTest),
 		Broker: r.broker, Secrets: r.broker, Attestations: r.broker, CursorKey: make([]byte, 32), Ready: func(context.Context) error { return nil }, Metrics: prometheus.NewRegistry(),
-		Issuers: []Issuer{r.issuer.config()},
+		Issuers: []Issuer{r.issuer.config()}, Now: (&testClock{}).now,
 		Sites: []Site{{
 			Name: "ifca", TEE: "sev-snp", Flavors: []string{"m1"},
 			Preflight: func(context.Context) (openstack.Report, error) {
@@ -304,10 +314,9 @@ func (f *fakeIssuer) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (f *fakeIssuer) claims(sub string, roles ...string) map[string]any {
-	now := time.Now()
 	return map[string]any{
 		"iss": f.url, "sub": sub, "typ": "Bearer", "azp": "siesta-cli", "aud": []string{"account", "siestad"},
-		"iat": now.Unix() - 5, "exp": now.Unix() + 300, "preferred_username": sub, "jti": ulid.Make().String(),
+		"iat": start.Unix() - 5, "exp": start.Unix() + 300, "preferred_username": sub, "jti": ulid.Make().String(),
 		"resource_access": map[string]any{"siestad": map[string]any{"roles": roles}},
 		"realm_access":    map[string]any{"roles": []string{"operator", "auditor"}},
 	}
@@ -360,21 +369,20 @@ func (f *fakeWorkspaces) Create(ctx context.Context, tx pgx.Tx, who audit.Actor,
 		return workspace.Workspace{}, workspace.Operation{}, 0, f.fail
 	}
 	f.made++
-	now := time.Now()
 	w := workspace.Workspace{
 		ID: strings.ToLower(ulid.Make().String()), Name: spec.Name, Project: spec.Project, Dataset: spec.Dataset, Image: spec.Image,
 		Site: spec.Site, Flavor: spec.Flavor, DataGiB: spec.DataGiB, Owner: who.Subject, State: workspace.Creating, Generation: 1,
-		CreatedAt: now, UpdatedAt: now,
+		CreatedAt: start, UpdatedAt: start,
 	}
 	f.all[w.ID] = w
 	return f.start(ctx, tx, who, w, "create")
 }
 
 func (f *fakeWorkspaces) start(ctx context.Context, tx pgx.Tx, who audit.Actor, w workspace.Workspace, kind string) (workspace.Workspace, workspace.Operation, audit.ID, error) {
-	now := time.Now()
+	began := start
 	op := workspace.Operation{
-		ID: strings.ToLower(ulid.Make().String()), Kind: kind, Workspace: w.ID, Project: w.Project, State: workspace.Running, CreatedAt: now,
-		Steps: []workspace.OperationStep{{Name: "key", State: "running", StartedAt: &now}, {Name: "server", State: "pending"}},
+		ID: strings.ToLower(ulid.Make().String()), Kind: kind, Workspace: w.ID, Project: w.Project, State: workspace.Running, CreatedAt: start,
+		Steps: []workspace.OperationStep{{Name: "key", State: "running", StartedAt: &began}, {Name: "server", State: "pending"}},
 	}
 	f.ops[op.ID] = op
 	id, err := audit.Append(ctx, tx, audit.Entry{Actor: who, Action: "workspace." + kind, Object: "workspace/" + w.ID, Project: w.Project, Outcome: audit.Success})

@@ -24,7 +24,7 @@ func TestGoodTokens(t *testing.T) {
 	must(t, err)
 	f.signers = append(f.signers, signer{"rs", jose.RS256, rsaKey}, signer{"ps", jose.PS256, rsaKey})
 	f.signers[1].key, f.signers[2].key = rsaKey.Public(), rsaKey.Public()
-	tokens, err := newTokens([]Issuer{f.config()}, time.Now)
+	tokens, err := newTokens([]Issuer{f.config()}, (&testClock{}).now)
 	must(t, err)
 	base := f.claims("ann", "researcher", "operator", "researcher", "admin")
 	for name, token := range map[string]string{
@@ -79,7 +79,7 @@ func changed(claims map[string]any, name string, value any) map[string]any {
 func TestBadTokens(t *testing.T) {
 	f, stranger := newFakeIssuer(t), newFakeIssuer(t)
 	good := f.claims("ann", "operator")
-	now := time.Now().Unix()
+	now := start.Unix()
 	small, err := rsa.GenerateKey(rand.Reader, 2048)
 	must(t, err)
 	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
@@ -178,7 +178,7 @@ func TestBadTokens(t *testing.T) {
 	if len(corpus) < 40 {
 		t.Fatalf("the corpus has shrunk to %d", len(corpus))
 	}
-	tokens, err := newTokens([]Issuer{f.config()}, time.Now)
+	tokens, err := newTokens([]Issuer{f.config()}, (&testClock{}).now)
 	must(t, err)
 	if _, err := tokens.verify(context.Background(), valid); err != nil {
 		t.Fatal(err)
@@ -198,7 +198,7 @@ func TestBadTokens(t *testing.T) {
 // TestIssuerOutage: an issuer that is away delays its tokens only, and keys once seen are kept.
 func TestIssuerOutage(t *testing.T) {
 	f := newFakeIssuer(t)
-	now := time.Now()
+	now := start
 	clock := func() time.Time { return now }
 	f.set(func() { f.down = true })
 	tokens, err := newTokens([]Issuer{f.config()}, clock)
@@ -236,7 +236,7 @@ func TestIssuerOutage(t *testing.T) {
 
 func TestCacheForgetsWhatExpired(t *testing.T) {
 	f := newFakeIssuer(t)
-	now := time.Now()
+	now := start
 	tokens, err := newTokens([]Issuer{f.config()}, func() time.Time { return now })
 	must(t, err)
 	token := f.token(t, f.claims("ann"))
@@ -262,7 +262,7 @@ func TestCacheForgetsWhatExpired(t *testing.T) {
 
 func FuzzToken(f *testing.F) {
 	issuer := newFakeIssuer(f)
-	tokens, err := newTokens([]Issuer{issuer.config()}, time.Now)
+	tokens, err := newTokens([]Issuer{issuer.config()}, (&testClock{}).now)
 	must(f, err)
 	f.Add(issuer.token(f, issuer.claims("ann", "operator")))
 	f.Add("a.b.c")
