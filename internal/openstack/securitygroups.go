@@ -291,16 +291,6 @@ func (g groupWire) check(op string) (SecurityGroup, error) {
 	return out, nil
 }
 
-// SecurityGroup reads one group. A rule of an unknown form is an error: the caller asks because it matters.
-func (c *Client) SecurityGroup(ctx context.Context, id string) (SecurityGroup, error) {
-	const op = "reading security group"
-	g, err := c.groupByID(ctx, op, id)
-	if err != nil {
-		return SecurityGroup{}, err
-	}
-	return g.check(op)
-}
-
 // SecurityGroupExists returns nil if there is such a group, whatever rules somebody gave it, and NotFound if not.
 func (c *Client) SecurityGroupExists(ctx context.Context, id string) error {
 	_, err := c.groupByID(ctx, "finding security group", id)

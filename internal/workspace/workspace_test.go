@@ -114,6 +114,18 @@ func TestLife(t *testing.T) {
 	r.await(ctx, op, flow.StateSucceeded)
 }
 
+// TestRulesOfOthersDoNotHoldADeletion: a group goes, whatever rules somebody put into it.
+func TestRulesOfOthersDoNotHoldADeletion(t *testing.T) {
+	ctx, r := flowtest.Context(t), newRig(t).running()
+	w, op := r.create(ctx, r.svc)
+	r.await(ctx, op, flow.StateSucceeded)
+	r.cloud.LetMembersIn()
+	r.await(ctx, r.begin(ctx, r.svc, r.svc.Delete, w.ID), flow.StateSucceeded)
+	if err := r.nothing(); err != nil {
+		t.Error(err)
+	}
+}
+
 // checkLog looks for one entry per effect, and for the cloud's request ids in them.
 func checkLog(ctx context.Context, t *testing.T, r *rig, id string) {
 	t.Helper()

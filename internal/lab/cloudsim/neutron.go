@@ -316,6 +316,7 @@ func (c *Cloud) createRule(in *call) reply {
 			Min       *int   `json:"port_range_min"`
 			Max       *int   `json:"port_range_max"`
 			Prefix    string `json:"remote_ip_prefix"`
+			Remote    string `json:"remote_group_id"`
 		} `json:"security_group_rule"`
 	}
 	if !in.json(&req) {
@@ -334,6 +335,9 @@ func (c *Cloud) createRule(in *call) reply {
 	if q.Min != nil && q.Max != nil && *q.Min > *q.Max {
 		return neutronError(400, "SecurityGroupInvalidPortRange", "For TCP/UDP protocols, port_range_min must be <= port_range_max")
 	}
+	if q.Prefix != "" && q.Remote != "" {
+		return neutronError(400, "SecurityGroupRemoteGroupAndRemoteIpPrefix", "Only remote_ip_prefix or remote_group_id may be provided.")
+	}
 	if q.Prefix != "" {
 		p, err := netip.ParsePrefix(q.Prefix)
 		if err != nil {
@@ -347,10 +351,13 @@ func (c *Cloud) createRule(in *call) reply {
 	if g == nil || g.Project != in.project() {
 		return neutronError(404, "SecurityGroupNotFound", fmt.Sprintf("Security group %s does not exist", q.Group))
 	}
-	n := &rule{ID: newID(), Direction: q.Direction, EtherType: q.EtherType, Protocol: q.Protocol, Prefix: q.Prefix, Min: q.Min, Max: q.Max}
+	if remote := c.groups[q.Remote]; q.Remote != "" && (remote == nil || remote.Project != in.project()) {
+		return neutronError(404, "SecurityGroupNotFound", fmt.Sprintf("Security group %s does not exist", q.Remote))
+	}
+	n := &rule{ID: newID(), Direction: q.Direction, EtherType: q.EtherType, Protocol: q.Protocol, Prefix: q.Prefix, Min: q.Min, Max: q.Max, RemoteGroup: q.Remote}
 	same := func(a, b *int) bool { return a == nil && b == nil || a != nil && b != nil && *a == *b }
 	for _, r := range g.rules {
-		if r.Direction == n.Direction && r.EtherType == n.EtherType && r.Protocol == n.Protocol && r.Prefix == n.Prefix && same(r.Min, n.Min) && same(r.Max, n.Max) && r.RemoteGroup == "" {
+		if r.Direction == n.Direction && r.EtherType == n.EtherType && r.Protocol == n.Protocol && r.Prefix == n.Prefix && same(r.Min, n.Min) && same(r.Max, n.Max) && r.RemoteGroup == n.RemoteGroup {
 			return neutronError(409, "SecurityGroupRuleExists", fmt.Sprintf("Security group rule already exists. Rule id is %s.", r.ID))
 		}
 	}

@@ -269,10 +269,18 @@ func (s *suite) securityGroup(t *testing.T) {
 	}
 	again, err := s.cloud.EnsureSecurityGroup(ctx, spec)
 	must(t, err)
-	read, err := s.cloud.SecurityGroup(ctx, g.ID)
-	must(t, err)
-	if !reflect.DeepEqual(again, with) || !reflect.DeepEqual(read, with) {
-		t.Errorf("ensured again %+v, read %+v, want %+v", again, read, with)
+	if !reflect.DeepEqual(again, with) {
+		t.Errorf("ensured again %+v, want %+v", again, with)
+	}
+	// A rule that we would never write neither hides the group nor keeps it.
+	foreign := map[string]any{"security_group_id": g.ID, "direction": "ingress", "ethertype": "IPv4", "remote_group_id": g.ID}
+	if status, answer := s.raw.do(t, "POST", "network", "/v2.0/security-group-rules", map[string]any{"security_group_rule": foreign}, nil); status != 201 {
+		t.Errorf("a rule for members of a group: %d %v, want 201", status, answer)
+	}
+	must(t, s.cloud.SecurityGroupExists(ctx, g.ID))
+	foreign["remote_ip_prefix"] = "10.0.0.0/8"
+	if status, answer := s.raw.do(t, "POST", "network", "/v2.0/security-group-rules", map[string]any{"security_group_rule": foreign}, nil); status != 400 {
+		t.Errorf("a rule for members of a group and a prefix: %d %v, want 400", status, answer)
 	}
 	rule := map[string]any{"security_group_rule": map[string]any{
 		"security_group_id": g.ID, "direction": "egress", "ethertype": "IPv4", "protocol": "tcp",
@@ -284,6 +292,7 @@ func (s *suite) securityGroup(t *testing.T) {
 	for range 2 {
 		must(t, s.cloud.DeleteSecurityGroup(ctx, g.ID))
 	}
+	wantKind(t, s.cloud.SecurityGroupExists(ctx, g.ID), openstack.NotFound)
 }
 
 func (s *suite) images(t *testing.T) {
