@@ -265,7 +265,7 @@ func (b *bench) refuse(ctx context.Context, writer, n int) error {
 func (b *bench) appendAndWait(ctx context.Context, writer, n int) error {
 	var id audit.ID
 	err := postgres.InTx(ctx, b.db, func(tx pgx.Tx) (err error) {
-		id, err = audit.Append(ctx, tx, entry(writer, n))
+		id, err = b.log.Append(ctx, tx, entry(writer, n))
 		return err
 	})
 	if err == nil {
@@ -292,7 +292,7 @@ func (b *bench) changeWithEntry(ctx context.Context, writer, n int) error {
 		if err := update(ctx, tx, writer, n); err != nil {
 			return err
 		}
-		_, err := audit.Append(ctx, tx, entry(writer, n))
+		_, err := b.log.Append(ctx, tx, entry(writer, n))
 		return err
 	})
 }

@@ -179,7 +179,7 @@ func (w *world) profile(ctx context.Context, dir string, connections int, keep s
 		{"door.ParseKey", "HPKE key check"},
 		{"keybroker.(*Broker).consume", "consume the nonce"},
 		{"keybroker.(*Broker).readStanding", "lock and read the guest, facts"},
-		{"audit.Queue", "encode the audit entry"},
+		{"audit.(*Recorder).Queue", "encode the audit entry"},
 		{"keybroker.(*Broker).writeDecision", "entry, decision, lease and blobs"},
 		{"pgx.BeginTxFunc", "whole transaction"},
 		{"audit.(*Log).Wait", "wait for the checkpoint"},

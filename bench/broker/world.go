@@ -112,7 +112,7 @@ func newWorld(ctx context.Context, dir string, guests int) (w *world, err error)
 		return nil, err
 	}
 	w.broker, err = keybroker.New(keybroker.Config{
-		DB: w.db, Log: log, Facts: permit.New(w.db), Stores: &memoryStore{payloads: map[string][]byte{}},
+		DB: w.db, Log: log, Facts: permit.New(w.db, log.Recorder), Stores: &memoryStore{payloads: map[string][]byte{}},
 		Keyring: ring, Verifier: &attest.Verifier{}, Key: key, Installation: "benchins", Logger: zap.NewNop(), Lease: time.Hour, InitialiseLease: time.Hour,
 		Collateral: func(context.Context, keybroker.CollateralQuery) (attest.Collateral, error) {
 			return attest.Collateral{Roots: roots}, nil

@@ -34,6 +34,7 @@ import (
 // world is a broker with its database and log, a vendor, and guests on chips.
 type world struct {
 	db         *pgxpool.Pool
+	audit      *audit.Recorder
 	broker     *keybroker.Broker
 	roots      *attest.Roots
 	vendor     *vendors.Service
@@ -96,6 +97,7 @@ func newWorld(ctx context.Context, dir string, guests, chips int) (w *world, err
 	if err != nil {
 		return nil, err
 	}
+	w.audit = log.Recorder
 	w.closers = append(w.closers, background(ctx, log.Run))
 	machines, err := w.machines(2 * chips)
 	if err != nil {
@@ -120,7 +122,7 @@ func newWorld(ctx context.Context, dir string, guests, chips int) (w *world, err
 		return nil, err
 	}
 	w.broker, err = keybroker.New(keybroker.Config{
-		DB: w.db, Log: log, Facts: permit.New(w.db), Stores: &memoryStore{payloads: map[string][]byte{}}, Keyring: ring,
+		DB: w.db, Log: log, Facts: permit.New(w.db, log.Recorder), Stores: &memoryStore{payloads: map[string][]byte{}}, Keyring: ring,
 		Verifier: &attest.Verifier{}, Key: key, Installation: "benchins", Logger: zap.NewNop(), Lease: time.Hour, InitialiseLease: time.Hour,
 		Collateral: w.collateral,
 	})
@@ -183,7 +185,7 @@ func (w *world) machines(count int) ([]*softpsp.PSP, error) {
 // restart replaces the service by one with nothing in memory but what it loads.
 func (w *world) restart(ctx context.Context) error {
 	s, err := collateral.New(collateral.Config{
-		DB: w.db, Roots: w.roots, Logger: zap.NewNop(), Vendor: &collateral.HTTPVendor{KDS: w.address, Now: time.Now}, Budget: 1000,
+		DB: w.db, Audit: w.audit, Roots: w.roots, Logger: zap.NewNop(), Vendor: &collateral.HTTPVendor{KDS: w.address, Now: time.Now}, Budget: 1000,
 	})
 	if err != nil {
 		return err

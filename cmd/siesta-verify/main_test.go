@@ -49,7 +49,7 @@ func gather(t *testing.T, db *pgxpool.Pool) evidence {
 	record := func(object string) audit.Receipt {
 		var id audit.ID
 		err := postgres.InTx(ctx, db, func(tx pgx.Tx) (err error) {
-			id, err = audit.Append(ctx, tx, audit.Entry{
+			id, err = l.Append(ctx, tx, audit.Entry{
 				Actor:  audit.Actor{Kind: audit.Person, Subject: "https://idp.example|x"},
 				Action: "workspace.create", Object: object, Outcome: audit.Success,
 			})

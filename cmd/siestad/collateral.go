@@ -23,12 +23,12 @@ import (
 )
 
 // collateralService keeps what vendors say, beginning with the objects that the configuration names.
-func collateralService(c *Config, db *pgxpool.Pool, logger *zap.Logger, metrics prometheus.Registerer) (*collateral.Service, error) {
+func collateralService(c *Config, db *pgxpool.Pool, recorder *audit.Recorder, logger *zap.Logger, metrics prometheus.Registerer) (*collateral.Service, error) {
 	roots, err := c.roots()
 	if err != nil {
 		return nil, err
 	}
-	config := collateral.Config{DB: db, Roots: roots, Logger: logger, Grace: c.Collateral.Grace, Budget: c.Collateral.Budget, Metrics: metrics}
+	config := collateral.Config{DB: db, Audit: recorder, Roots: roots, Logger: logger, Grace: c.Collateral.Grace, Budget: c.Collateral.Budget, Metrics: metrics}
 	if c.Collateral.KDSURL != "" || c.Collateral.PCSURL != "" {
 		config.Vendor = &collateral.HTTPVendor{KDS: c.Collateral.KDSURL, PCS: c.Collateral.PCSURL, RootCRL: c.Collateral.RootCRLURL, Now: time.Now}
 	}
@@ -125,7 +125,15 @@ func collateralCommand(out io.Writer) *cobra.Command {
 			if err := postgres.CheckSchema(cmd.Context(), db); err != nil {
 				return err
 			}
-			service, err := collateralService(c, db, zap.NewNop(), nil)
+			logKey, err := readKey(c.Log.KeyFile)
+			if err != nil {
+				return err
+			}
+			recorder, err := audit.NewRecorder(logKey)
+			if err != nil {
+				return err
+			}
+			service, err := collateralService(c, db, recorder, zap.NewNop(), nil)
 			if err != nil {
 				return err
 			}

@@ -11,13 +11,14 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/audit"
 	"github.com/eosc-siesta/siestad/internal/keybroker"
 	"github.com/eosc-siesta/siestad/internal/policy"
 	"github.com/eosc-siesta/siestad/internal/workspace"
 )
 
 // policies puts the documents and floors that people put into force over what the configuration admits.
-func policies(c *Config, db *pgxpool.Pool, clouds []workspace.Site) (*policy.Service, error) {
+func policies(c *Config, db *pgxpool.Pool, recorder *audit.Recorder, clouds []workspace.Site) (*policy.Service, error) {
 	roots, err := c.roots()
 	if err != nil {
 		return nil, err
@@ -31,7 +32,7 @@ func policies(c *Config, db *pgxpool.Pool, clouds []workspace.Site) (*policy.Ser
 		sites[s.Name] = s.Policy
 	}
 	return policy.New(policy.Config{
-		DB: db, Sites: sites, Archive: keybroker.NewArchive(db, roots), Verifier: &attest.Verifier{}, FloorKeys: keys, Host: hosts(c),
+		DB: db, Audit: recorder, Sites: sites, Archive: keybroker.NewArchive(db, roots), Verifier: &attest.Verifier{}, FloorKeys: keys, Host: hosts(c),
 	}), nil
 }
 

@@ -66,7 +66,7 @@ func serve(ctx context.Context, c *Config) error {
 	if err != nil {
 		return err
 	}
-	permits, images := permit.New(db), image.New(db)
+	permits, images := permit.New(db, log.Recorder), image.New(db, log.Recorder)
 	clouds, err := sites(c)
 	if err != nil {
 		return err
@@ -82,7 +82,7 @@ func serve(ctx context.Context, c *Config) error {
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	statements, err := collateralService(c, db, logger.Named("collateral"), metrics)
+	statements, err := collateralService(c, db, log.Recorder, logger.Named("collateral"), metrics)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func serve(ctx context.Context, c *Config) error {
 	if err := statements.Register(ctx, chips...); err != nil {
 		return err
 	}
-	inForce, err := policies(c, db, clouds)
+	inForce, err := policies(c, db, log.Recorder, clouds)
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func serve(ctx context.Context, c *Config) error {
 		return err
 	}
 	workspaces, err := workspace.New(workspace.Config{
-		DB: db, Logger: logger.Named("workspace"), Flow: runner, Broker: broker, Permit: permits, Images: images,
+		DB: db, Audit: log.Recorder, Logger: logger.Named("workspace"), Flow: runner, Broker: broker, Permit: permits, Images: images,
 		Installation: c.Installation, BrokerKey: door.KeyHash(brokerKey.Public().(ed25519.PublicKey)), Sites: clouds,
 	})
 	if err != nil {
@@ -136,7 +136,7 @@ func serve(ctx context.Context, c *Config) error {
 	server, err := api.New(api.Config{
 		DB: db, Logger: logger.Named("api"), Log: log, Authz: rules, Issuers: issuers(c), Workspaces: workspaces,
 		Permits: permits, Images: images, Broker: broker, Secrets: broker, Attestations: broker, Sites: apiSites(clouds), CursorKey: cursorKey, Metrics: metrics,
-		Policies: inForce, Decisions: inForce.Archive, Quarantines: quarantine.New(db, permits, inForce.Host),
+		Policies: inForce, Decisions: inForce.Archive, Quarantines: quarantine.New(db, log.Recorder, permits, inForce.Host),
 		Ready: func(ctx context.Context) error { return postgres.CheckSchema(ctx, db) },
 	})
 	if err != nil {

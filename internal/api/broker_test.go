@@ -47,7 +47,7 @@ func newBroker(t testing.TB, db *pgxpool.Pool, log *audit.Log, s setup) (*keybro
 	}
 	store := &keyStore{payloads: map[string][]byte{}}
 	b, err := keybroker.New(keybroker.Config{
-		DB: db, Log: log, Facts: permit.New(db), Stores: store, Keyring: ring, Verifier: s.verifier, Tokens: tokens,
+		DB: db, Log: log, Facts: permit.New(db, log.Recorder), Stores: store, Keyring: ring, Verifier: s.verifier, Tokens: tokens,
 		Collateral: func(context.Context, keybroker.CollateralQuery) (attest.Collateral, error) { return s.collateral, nil },
 		Key:        ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32)), Installation: "testinst", Logger: zap.NewNop(), Now: s.now,
 	})

@@ -102,7 +102,7 @@ func (s *Server) flushOnce(ctx context.Context) (id audit.ID) {
 		details[why] = n
 	}
 	err := postgres.InTx(ctx, s.cfg.DB, func(tx pgx.Tx) (err error) {
-		id, err = audit.Append(ctx, tx, audit.Entry{
+		id, err = s.cfg.Log.Append(ctx, tx, audit.Entry{
 			Actor: audit.Actor{Kind: audit.System, Subject: "siestad"}, Action: "token.verify", Object: "api",
 			Outcome: audit.Refused, Code: "token", Details: details,
 		})

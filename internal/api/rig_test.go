@@ -86,11 +86,12 @@ func newRigWith(t testing.TB, s setup) *rig {
 	must(t, err)
 	real, store := newBroker(t, r.db, r.log, s)
 	r.broker, r.store = &fakeBroker{Broker: real}, store
-	r.workspaces = &fakeWorkspaces{all: map[string]workspace.Workspace{}, ops: map[string]workspace.Operation{}}
-	r.policies = newPolicies(r.db)
+	r.workspaces = &fakeWorkspaces{log: r.log.Recorder, all: map[string]workspace.Workspace{}, ops: map[string]workspace.Operation{}}
+	r.policies = newPolicies(r.db, r.log.Recorder)
+	permits := permit.New(r.db, r.log.Recorder)
 	r.server, err = New(Config{
-		DB: r.db, Logger: zap.NewNop(), Log: r.log, Authz: rules, Workspaces: r.workspaces, Permits: permit.New(r.db), Images: image.New(r.db),
-		Policies: r.policies, Decisions: r.policies.Archive, Quarantines: quarantine.New(r.db, permit.New(r.db), hostOfTest),
+		DB: r.db, Logger: zap.NewNop(), Log: r.log, Authz: rules, Workspaces: r.workspaces, Permits: permits, Images: image.New(r.db, r.log.Recorder),
+		Policies: r.policies, Decisions: r.policies.Archive, Quarantines: quarantine.New(r.db, r.log.Recorder, permits, hostOfTest),
 		Broker: r.broker, Secrets: r.broker, Attestations: r.broker, CursorKey: make([]byte, 32), Ready: func(context.Context) error { return nil }, Metrics: prometheus.NewRegistry(),
 		Issuers: []Issuer{r.issuer.config()}, Now: (&testClock{}).now,
 		Sites: []Site{{
@@ -349,6 +350,7 @@ func signed(t testing.TB, s signer, header map[string]any, claims any) string {
 
 // fakeWorkspaces keeps workspaces in memory and writes the audit entry that the real service writes.
 type fakeWorkspaces struct {
+	log   *audit.Recorder
 	mu    sync.Mutex
 	all   map[string]workspace.Workspace
 	ops   map[string]workspace.Operation
@@ -385,7 +387,7 @@ func (f *fakeWorkspaces) start(ctx context.Context, tx pgx.Tx, who audit.Actor, 
 		Steps: []workspace.OperationStep{{Name: "key", State: "running", StartedAt: &began}, {Name: "server", State: "pending"}},
 	}
 	f.ops[op.ID] = op
-	id, err := audit.Append(ctx, tx, audit.Entry{Actor: who, Action: "workspace." + kind, Object: "workspace/" + w.ID, Project: w.Project, Outcome: audit.Success})
+	id, err := f.log.Append(ctx, tx, audit.Entry{Actor: who, Action: "workspace." + kind, Object: "workspace/" + w.ID, Project: w.Project, Outcome: audit.Success})
 	return w, op, id, err
 }
 

@@ -2,45 +2,120 @@ package audit
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
-const sqlAppend = `INSERT INTO audit_inbox (at, action, object, project, outcome, body, openings)
-VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id`
+// Recorder appends entries. It names each and authenticates it, so that the
+// sequencer signs what programs with the log key recorded and nothing that
+// somebody else put into the inbox. It is safe for concurrent use; a nil
+// Recorder refuses every entry.
+type Recorder struct {
+	key []byte
+
+	mu   sync.Mutex
+	last int64
+	tag  int64 // tells programs that append in the same microsecond apart
+}
+
+const (
+	macLabel = "siesta/audit-inbox/v1"
+	tagBits  = 10
+)
+
+// NewRecorder returns a Recorder for the log that signer signs.
+func NewRecorder(signer ed25519.PrivateKey) (*Recorder, error) {
+	if len(signer) != ed25519.PrivateKeySize {
+		return nil, errors.New("making audit recorder: the key is not an Ed25519 private key")
+	}
+	key, err := hkdf.Key(sha256.New, signer.Seed(), nil, macLabel, sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("making audit recorder: %w", err)
+	}
+	var tag [8]byte
+	rand.Read(tag[:]) // never fails: the runtime ends the program instead
+	return &Recorder{key: key, tag: int64(binary.BigEndian.Uint64(tag[:]) & (1<<tagBits - 1))}, nil
+}
+
+// mac authenticates that the entry of this id has these bytes.
+func (r *Recorder) mac(id ID, leaf tlog.Hash) []byte {
+	h := hmac.New(sha256.New, r.key)
+	h.Write(binary.BigEndian.AppendUint64(nil, uint64(id)))
+	h.Write(leaf[:])
+	return h.Sum(nil)
+}
+
+func (r *Recorder) made(id ID, leaf tlog.Hash, mac []byte) bool {
+	return hmac.Equal(mac, r.mac(id, leaf))
+}
+
+// next returns a new id. ids grow with time, which keeps the inbox in order;
+// should two programs ever make the same, the second insert fails and with it
+// its action.
+func (r *Recorder) next(now time.Time) ID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = max(r.last+1, now.UnixMicro())
+	return ID(r.last<<tagBits | r.tag)
+}
+
+// seal makes an entry ready to be stored.
+func (r *Recorder) seal(e Entry) (sealed, error) {
+	if r == nil || len(r.key) == 0 {
+		return sealed{}, errors.New("sealing audit entry: no recorder")
+	}
+	now := time.Now()
+	s, err := e.seal(now)
+	if err != nil {
+		return sealed{}, err
+	}
+	s.id = r.next(now)
+	s.mac = r.mac(s.id, tlog.RecordHash(s.body))
+	return s, nil
+}
+
+const sqlAppend = `INSERT INTO audit_inbox (id, at, action, object, project, outcome, body, openings, mac)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+
+func (s sealed) args() []any {
+	return []any{s.id, s.at, s.action, s.object, s.project, s.outcome, s.body, s.openings, s.mac}
+}
 
 // Append records an entry in the caller's transaction, in one statement. The
 // entry exists if and only if that transaction commits, and takes its place in
 // the tree shortly after: see Log.Wait.
 //
 // An error means that the action must fail: what cannot be recorded is not done.
-func Append(ctx context.Context, tx pgx.Tx, e Entry) (ID, error) {
-	var id ID
-	batch := &pgx.Batch{}
-	if err := Queue(batch, e, &id); err != nil {
+func (r *Recorder) Append(ctx context.Context, tx pgx.Tx, e Entry) (ID, error) {
+	s, err := r.seal(e)
+	if err != nil {
 		return 0, err
 	}
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+	if _, err := tx.Exec(ctx, sqlAppend, s.args()...); err != nil {
 		return 0, fmt.Errorf("inserting audit entry: %w", err)
 	}
-	return id, nil
+	return s.id, nil
 }
 
-// Appended is the SQL expression for the id of the entry that was last appended
-// in the same transaction, for rows that name it and travel in the same batch.
-const Appended = `currval('audit_id')`
-
-// Queue is Append as one statement of a batch, which saves its round trip. id is
-// set when the batch has been read; the caller sends the batch in its transaction
-// and must fail if sending fails.
-func Queue(batch *pgx.Batch, e Entry, id *ID) error {
-	s, err := e.seal(time.Now())
+// Queue is Append as one statement of a batch, which saves its round trip. The
+// id is good for statements after it in the batch; the caller sends the batch in
+// its transaction and must fail if sending fails.
+func (r *Recorder) Queue(batch *pgx.Batch, e Entry) (ID, error) {
+	s, err := r.seal(e)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	batch.Queue(sqlAppend, s.at, s.action, s.object, s.project, s.outcome, s.body, s.openings).
-		QueryRow(func(row pgx.Row) error { return row.Scan(id) })
-	return nil
+	batch.Queue(sqlAppend, s.args()...)
+	return s.id, nil
 }

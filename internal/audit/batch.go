@@ -20,25 +20,24 @@ const (
 ), numbered AS (
     SELECT $1::bigint + row_number() OVER (ORDER BY id) - 1 AS leaf_index, gone.* FROM gone
 ), kept AS (
-    INSERT INTO audit_entry (leaf_index, id, at, action, object, project, outcome, body)
-    SELECT leaf_index, id, at, action, object, project, outcome, body FROM numbered
-    RETURNING leaf_index, id, sha256('\x00'::bytea || body) AS leaf
+    INSERT INTO audit_entry (leaf_index, id, at, action, object, project, outcome, body, mac)
+    SELECT leaf_index, id, at, action, object, project, outcome, body, mac FROM numbered
+    RETURNING leaf_index, id, sha256('\x00'::bytea || body) AS leaf, mac
 ), opened AS (
     INSERT INTO audit_opening (leaf_index, openings)
     SELECT leaf_index, openings FROM numbered WHERE openings IS NOT NULL
 )
-SELECT id, leaf FROM kept ORDER BY leaf_index`
-	sqlDirect = `INSERT INTO audit_entry (leaf_index, id, at, action, object, project, outcome, body)
-SELECT $1::bigint + n - 1, id, at, action, object, project, outcome, body
-FROM unnest($2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[])
-    WITH ORDINALITY AS q (id, at, action, object, project, outcome, body, n)`
+SELECT id, leaf, mac FROM kept ORDER BY leaf_index`
+	sqlDirect = `INSERT INTO audit_entry (leaf_index, id, at, action, object, project, outcome, body, mac)
+SELECT $1::bigint + n - 1, id, at, action, object, project, outcome, body, mac
+FROM unnest($2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::bytea[])
+    WITH ORDINALITY AS q (id, at, action, object, project, outcome, body, mac, n)`
 	sqlDirectOpenings = `INSERT INTO audit_opening (leaf_index, openings)
 SELECT $1::bigint + n - 1, openings FROM unnest($2::bytea[]) WITH ORDINALITY AS q (openings, n) WHERE openings IS NOT NULL`
 	sqlTiles = `INSERT INTO audit_tile (level, idx, root, data)
 SELECT * FROM unnest($1::int[], $2::bigint[], $3::bytea[], $4::bytea[])`
 	sqlBatch = `INSERT INTO audit_batch (size, first_index, epoch, leaves, checkpoint) VALUES ($1, $2, $3, $4, $5)`
 	sqlHead  = `UPDATE audit_head SET size = $2, root = $3, lease_until = clock_timestamp() + $4::interval WHERE epoch = $1`
-	sqlIDs   = `SELECT nextval('audit_id') FROM generate_series(1, $1::int)`
 )
 
 // batch writes one transaction: queued entries, then those of the inbox if it
@@ -49,9 +48,6 @@ func (t *lead) batch(ctx context.Context, direct []*queued) (int, error) {
 	// A shutdown lets the batch finish, in bounded time.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.log.lease)
 	defer cancel()
-	if err := t.name(ctx, direct); err != nil {
-		return 0, err
-	}
 	ids := make([]ID, len(direct))
 	leaves := make([]tlog.Hash, len(direct), len(direct)+16)
 	for i, q := range direct {
@@ -64,9 +60,13 @@ func (t *lead) batch(ctx context.Context, direct []*queued) (int, error) {
 		work.Queue(sqlMove, first+int64(len(direct)), maxBatch-len(direct)).Query(func(rows pgx.Rows) error {
 			for rows.Next() {
 				var id ID
-				var leaf []byte
-				if err := rows.Scan(&id, &leaf); err != nil {
+				var leaf, mac []byte
+				if err := rows.Scan(&id, &leaf, &mac); err != nil {
 					return err
+				}
+				// The transaction ends with the term: the entry stays where it is, for a human to see.
+				if !t.log.made(id, tlog.Hash(leaf), mac) {
+					return fmt.Errorf("%w: entry %d of the inbox was not recorded with this log's key", errTampered, id)
 				}
 				ids, leaves = append(ids, id), append(leaves, tlog.Hash(leaf))
 			}
@@ -118,13 +118,13 @@ func (t *lead) begin(direct []*queued) *pgx.Batch {
 		return work
 	}
 	n := len(direct)
-	ids, at, bodies, openings := make([]int64, n), make([]time.Time, n), make([][]byte, n), make([][]byte, n)
+	ids, at, bodies, openings, macs := make([]int64, n), make([]time.Time, n), make([][]byte, n), make([][]byte, n), make([][]byte, n)
 	action, object, project, outcome := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	for i, q := range direct {
-		ids[i], at[i], bodies[i], openings[i] = int64(q.id), q.at, q.body, q.openings
+		ids[i], at[i], bodies[i], openings[i], macs[i] = int64(q.id), q.at, q.body, q.openings, q.mac
 		action[i], object[i], project[i], outcome[i] = q.action, q.object, q.project, q.outcome
 	}
-	work.Queue(sqlDirect, t.edge.size, ids, at, action, object, project, outcome, bodies)
+	work.Queue(sqlDirect, t.edge.size, ids, at, action, object, project, outcome, bodies, macs)
 	work.Queue(sqlDirectOpenings, t.edge.size, openings)
 	return work
 }
@@ -152,35 +152,13 @@ func (t *lead) finish(work *pgx.Batch, first int64, leaves []tlog.Hash, head *sn
 	work.Queue(sqlWaiting).QueryRow(func(row pgx.Row) error { return row.Scan(&t.inbox) })
 }
 
-// name gives queued entries their ids before they are first written, so that a
-// commit whose answer was lost can be looked up.
-func (t *lead) name(ctx context.Context, direct []*queued) error {
-	if missing := len(direct) - len(t.ids); missing > 0 {
-		rows, err := t.conn.Query(ctx, sqlIDs, max(missing, maxDirect))
-		if err != nil {
-			return fmt.Errorf("reserving ids: %w", err)
-		}
-		ids, err := pgx.CollectRows(rows, pgx.RowTo[ID])
-		if err != nil {
-			return fmt.Errorf("reserving ids: %w", err)
-		}
-		t.ids = append(t.ids, ids...)
-	}
-	for i, q := range direct {
-		q.id = t.ids[i]
-	}
-	t.ids = t.ids[len(direct):]
-	return nil
-}
-
 // settleEarlier answers entries of an earlier term's last batch, whose commit
 // was not seen: stored entries by their index, the others by sending them to
 // the inbox. It returns those it could not ask about.
 func (t *lead) settleEarlier(ctx context.Context, unsettled []*queued) ([]*queued, error) {
 	for i, q := range unsettled {
-		var index int64
-		switch err := t.conn.QueryRow(ctx, sqlFind, q.id).Scan(&index); {
-		case errors.Is(err, pgx.ErrNoRows):
+		switch index, _, err := t.log.find(ctx, t.conn, q.id); {
+		case errors.Is(err, ErrNotFound):
 			q.done <- answer{again: true}
 		case err != nil:
 			return unsettled[i:], fmt.Errorf("settling an earlier batch: %w", err)

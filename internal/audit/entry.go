@@ -61,7 +61,7 @@ type Entry struct {
 	Personal map[string]string
 }
 
-// ID names an entry before it has a leaf index.
+// ID names an entry before it has a leaf index: see Recorder.next.
 type ID int64
 
 // Bounds of an entry. A leaf must also fit the 16-bit length of an entry bundle.
@@ -111,10 +111,12 @@ const (
 
 // sealed is an entry ready to be stored.
 type sealed struct {
+	id                               ID
 	at                               time.Time
 	action, object, project, outcome string
 	body                             []byte
 	openings                         []byte // nil if nothing personal was in it
+	mac                              []byte
 }
 
 // commitmentLabel keeps a commitment from being mistaken for any other hash.

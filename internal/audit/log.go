@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/eosc-siesta/siestad/internal/postgres"
 )
@@ -40,6 +41,8 @@ type Config struct {
 
 // Log is the audit log of an installation.
 type Log struct {
+	*Recorder
+
 	db       *pgxpool.Pool
 	sign     signer
 	verify   Verifier
@@ -68,7 +71,6 @@ type located struct {
 // queued is an entry on its way into a batch without passing the inbox.
 type queued struct {
 	sealed
-	id   ID // given before its first batch, so that a lost commit can be looked up
 	done chan answer
 }
 
@@ -102,8 +104,13 @@ func New(c Config) (*Log, error) {
 	if c.Lease < 0 {
 		return nil, errors.New("making audit log: lease is negative")
 	}
+	recorder, err := NewRecorder(c.Signer)
+	if err != nil {
+		return nil, fmt.Errorf("making audit log: %w", err)
+	}
 	l := &Log{
-		db: c.DB, sign: sign, verify: verify, key: key, logger: c.Logger, lease: c.Lease, lastSeen: c.LastSeen,
+		Recorder: recorder,
+		db:       c.DB, sign: sign, verify: verify, key: key, logger: c.Logger, lease: c.Lease, lastSeen: c.LastSeen,
 		holder: rand.Text(), wake: make(chan struct{}, 1), queue: make(chan *queued, maxQueue),
 		waiters: make(map[ID][]chan located), recent: make(map[ID]located),
 	}
@@ -185,26 +192,45 @@ func (l *Log) forget(id ID, ch chan located) {
 	}
 }
 
-const sqlFind = `SELECT leaf_index FROM audit_entry WHERE id = $1`
+const sqlFind = `SELECT leaf_index, sha256('\x00'::bytea || body), mac FROM audit_entry WHERE id = $1`
 
 // stored makes a receipt from the database, under the newest head.
 func (l *Log) stored(ctx context.Context, id ID) (Receipt, error) {
-	var index int64
-	err := l.db.QueryRow(ctx, sqlFind, id).Scan(&index)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return Receipt{}, ErrNotFound
-	}
+	index, leaf, err := l.find(ctx, l.db, id)
 	if err != nil {
-		return Receipt{}, fmt.Errorf("finding audit entry: %w", err)
+		return Receipt{}, err
 	}
-	return l.Receipt(ctx, index)
+	head, proof, err := l.proven(ctx, index)
+	if err != nil {
+		return Receipt{}, err
+	}
+	if err := tlog.CheckRecord(proof, head.Size, head.Root, index, leaf); err != nil {
+		return Receipt{}, fmt.Errorf("proving entry %d: %w: %w", index, errTampered, err)
+	}
+	return formatReceipt(index, proof, head.Text), nil
+}
+
+// find returns the index and leaf of an entry, if what stands there is what was recorded
+// under that id.
+func (l *Log) find(ctx context.Context, db querier, id ID) (index int64, hash tlog.Hash, err error) {
+	var leaf, mac []byte
+	err = db.QueryRow(ctx, sqlFind, id).Scan(&index, &leaf, &mac)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return 0, hash, ErrNotFound
+	case err != nil:
+		return 0, hash, fmt.Errorf("finding audit entry: %w", err)
+	case !l.made(id, tlog.Hash(leaf), mac):
+		return 0, hash, fmt.Errorf("finding audit entry: %w: entry %d, at index %d, was not recorded with this log's key", errTampered, id, index)
+	}
+	return index, tlog.Hash(leaf), nil
 }
 
 // Refuse records an entry that has no other rows, such as a denial, and waits
 // for its receipt. Where this process leads, the entry goes straight into the
 // next batch; elsewhere it takes the inbox.
 func (l *Log) Refuse(ctx context.Context, e Entry) (Receipt, error) {
-	s, err := e.seal(time.Now())
+	s, err := l.seal(e)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -214,6 +240,10 @@ func (l *Log) Refuse(ctx context.Context, e Entry) (Receipt, error) {
 		case <-ctx.Done():
 			return Receipt{}, fmt.Errorf("queueing audit entry: %w", ctx.Err())
 		case l.queue <- q:
+		}
+		if !l.leading.Load() {
+			// The term ended meanwhile, perhaps after it had turned its queue away.
+			l.turnAway()
 		}
 		select {
 		case <-ctx.Done():
@@ -231,14 +261,14 @@ func (l *Log) Refuse(ctx context.Context, e Entry) (Receipt, error) {
 			}
 		}
 	}
-	var id ID
 	err = postgres.InTx(ctx, l.db, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, sqlAppend, s.at, s.action, s.object, s.project, s.outcome, s.body, s.openings).Scan(&id)
+		_, err := tx.Exec(ctx, sqlAppend, s.args()...)
+		return err
 	})
 	if err != nil {
 		return Receipt{}, fmt.Errorf("inserting audit entry: %w", err)
 	}
-	return l.Wait(ctx, id)
+	return l.Wait(ctx, s.id)
 }
 
 // settle remembers where a batch's entries went and ends the waits for them.

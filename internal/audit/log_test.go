@@ -40,7 +40,7 @@ func TestRolledBackLeavesNothing(t *testing.T) {
 	l := r.running()
 	no := errors.New("no")
 	err := postgres.InTx(r.context(), r.db, func(tx pgx.Tx) error {
-		if _, err := Append(r.context(), tx, entry(1)); err != nil {
+		if _, err := r.recorder.Append(r.context(), tx, entry(1)); err != nil {
 			return err
 		}
 		return no
@@ -63,7 +63,7 @@ func TestStrangersTransactionStallsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	late, err := Append(r.context(), stranger, entry(0))
+	late, err := r.recorder.Append(r.context(), stranger, entry(0))
 	if err != nil {
 		t.Fatal(err)
 	}

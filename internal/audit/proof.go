@@ -12,6 +12,7 @@ import (
 // querier is a pool or a connection.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
 // One query gives everything that a proof needs: complete tiles, and for
@@ -161,16 +162,22 @@ func (l *Log) hashes(ctx context.Context, head Checkpoint) tlog.HashReader {
 
 // Receipt proves a stored entry under the newest head.
 func (l *Log) Receipt(ctx context.Context, index int64) (Receipt, error) {
-	head, err := l.head(ctx)
-	if err != nil {
-		return Receipt{}, err
-	}
-	if index < 0 || index >= head.Size {
-		return Receipt{}, fmt.Errorf("proving entry %d: %w", index, ErrNotFound)
-	}
-	proof, err := l.inclusion(ctx, head, index, head.Size)
+	head, proof, err := l.proven(ctx, index)
 	if err != nil {
 		return Receipt{}, err
 	}
 	return formatReceipt(index, proof, head.Text), nil
+}
+
+// proven returns the newest head and the proof of what stands at index under it.
+func (l *Log) proven(ctx context.Context, index int64) (Checkpoint, tlog.RecordProof, error) {
+	head, err := l.head(ctx)
+	if err != nil {
+		return Checkpoint{}, nil, err
+	}
+	if index < 0 || index >= head.Size {
+		return Checkpoint{}, nil, fmt.Errorf("proving entry %d: %w", index, ErrNotFound)
+	}
+	proof, err := l.inclusion(ctx, head, index, head.Size)
+	return head, proof, err
 }

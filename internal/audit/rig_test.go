@@ -26,12 +26,17 @@ var testKey = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
 // rig is a database, and logs on it that run as different processes would.
 type rig struct {
 	*testing.T
-	db *pgxpool.Pool
+	db       *pgxpool.Pool
+	recorder *Recorder
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	return &rig{t, pgtest.New(t)}
+	recorder, err := NewRecorder(testKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &rig{t, pgtest.New(t), recorder}
 }
 
 // log makes a Log without running it.
@@ -93,7 +98,7 @@ func (r *rig) append(e Entry) ID {
 	var id ID
 	err := postgres.InTx(r.context(), r.db, func(tx pgx.Tx) error {
 		var err error
-		id, err = Append(r.context(), tx, e)
+		id, err = r.recorder.Append(r.context(), tx, e)
 		return err
 	})
 	if err != nil {
@@ -110,12 +115,10 @@ func (r *rig) fill(l *Log, n int) {
 	err := postgres.InTx(r.context(), r.db, func(tx pgx.Tx) error {
 		work := &pgx.Batch{}
 		for i := range n {
-			s, err := entry(i).seal(time.Now())
-			if err != nil {
+			var err error
+			if last, err = l.Queue(work, entry(i)); err != nil {
 				return err
 			}
-			work.Queue(sqlAppend, s.at, s.action, s.object, s.project, s.outcome, s.body, s.openings).
-				QueryRow(func(row pgx.Row) error { return row.Scan(&last) })
 		}
 		return tx.SendBatch(r.context(), work).Close()
 	})

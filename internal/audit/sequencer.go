@@ -30,7 +30,6 @@ type lead struct {
 	conn   *pgxpool.Conn
 	epoch  int64
 	edge   edge
-	ids    []ID    // reserved for queued entries
 	held   *queued // taken from the queue while idle, first of the next batch
 	inbox  bool    // whether the inbox may have entries
 	saved  time.Time

@@ -151,6 +151,67 @@ func TestTamper(t *testing.T) {
 	}
 }
 
+// TestForgedEntriesAreNotSigned: an administrator puts entries into the inbox,
+// or changes those that wait there. The sequencer stops and signs none of them.
+func TestForgedEntriesAreNotSigned(t *testing.T) {
+	insert := `INSERT INTO audit_inbox (id, at, action, object, project, outcome, body, openings, mac) `
+	for name, forge := range map[string]string{
+		"an entry of its own": insert + `SELECT id + 1, at, action, object, project, outcome, body, openings, sha256('guess') FROM audit_inbox`,
+		"the code of another": insert + `SELECT id + 1, at, action, object, project, outcome, body, openings, mac FROM audit_inbox`,
+		"another body":        `UPDATE audit_inbox SET body = convert_to(replace(convert_from(body, 'UTF8'), '"success"', '"refused"'), 'UTF8')`,
+		"another id":          `UPDATE audit_inbox SET id = id - 1`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			l := r.log()
+			stop := r.start(l)
+			r.fill(l, 5)
+			_ = stop()
+			r.append(entry(5))
+			r.disarm()
+			r.exec(forge)
+			after := r.log()
+			if err := after.Run(r.context()); !errors.Is(err, errTampered) {
+				t.Errorf("the sequencer says %v", err)
+			}
+			if head := r.intact(l); head.Size != 5 {
+				t.Errorf("%d entries are signed", head.Size)
+			}
+		})
+	}
+}
+
+// TestForgedAnswerIsNotGiven: what stands in the log under the id that somebody
+// waits for is not what was recorded, or not under the signed head.
+func TestForgedAnswerIsNotGiven(t *testing.T) {
+	for name, forge := range map[string]string{
+		"another body":                  `UPDATE audit_entry SET body = convert_to(replace(convert_from(body, 'UTF8'), '"success"', '"refused"'), 'UTF8') WHERE id = $1`,
+		"another's place":               `UPDATE audit_entry SET id = CASE id WHEN $1 THEN 0 ELSE $1 END WHERE leaf_index IN (0, (SELECT leaf_index FROM audit_entry WHERE id = $1))`,
+		"a place that the head has not": `UPDATE audit_entry SET leaf_index = 2 WHERE id = $1`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			l := r.log()
+			stop := r.start(l)
+			r.fill(l, 5)
+			id := r.append(entry(5))
+			if _, err := l.Wait(r.context(), id); err != nil {
+				t.Fatal(err)
+			}
+			_ = stop()
+			r.disarm()
+			r.exec(`ALTER TABLE audit_entry DROP CONSTRAINT audit_entry_pkey CASCADE, DROP CONSTRAINT IF EXISTS audit_entry_id_key CASCADE`)
+			r.exec(forge, id)
+			// A process that was not there asks the database.
+			if _, err := r.log().Wait(r.context(), id); !errors.Is(err, errTampered) {
+				t.Errorf("answered with %v", err)
+			}
+		})
+	}
+}
+
 // rollback takes the log back to a size as if the tail had never been.
 func (r *rig) rollback(size int64) {
 	r.disarm()

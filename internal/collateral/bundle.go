@@ -66,7 +66,7 @@ func (s *Service) Import(ctx context.Context, file io.Reader, by audit.Actor) (i
 			return err
 		}
 		digest := attest.Object{Bytes: data}.Digest()
-		_, err := audit.Append(ctx, tx, audit.Entry{
+		_, err := s.Audit.Append(ctx, tx, audit.Entry{
 			Actor: by, Action: "collateral.import", Object: "bundle/" + digest.String(), Outcome: audit.Success,
 			Details: map[string]any{"objects": len(b.Objects)},
 		})

@@ -19,6 +19,7 @@ import (
 
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/audit/audittest"
 	"github.com/eosc-siesta/siestad/internal/lab/softpsp"
 	"github.com/eosc-siesta/siestad/internal/lab/vendors"
 	"github.com/eosc-siesta/siestad/internal/postgres/pgtest"
@@ -62,7 +63,7 @@ func newRig(t *testing.T, change ...func(*Config)) *rig {
 func (r *rig) open(change ...func(*Config)) *Service {
 	r.t.Helper()
 	c := Config{
-		DB: r.db, Roots: r.roots, Logger: zap.NewNop(), Now: r.clock, Jitter: func() float64 { return 0 },
+		DB: r.db, Audit: audittest.Recorder(r.t), Roots: r.roots, Logger: zap.NewNop(), Now: r.clock, Jitter: func() float64 { return 0 },
 		Vendor: &HTTPVendor{KDS: r.address, PCS: r.address, RootCRL: r.address + "/root.der", Now: r.clock, Timeout: 200 * time.Millisecond},
 	}
 	for _, f := range change {

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/audit"
 )
 
 // State says how well collateral speaks for the present.
@@ -41,6 +42,7 @@ type Found struct {
 // Config is what a Service needs. Fields without a stated default must be set.
 type Config struct {
 	DB     *pgxpool.Pool
+	Audit  *audit.Recorder
 	Roots  *attest.Roots
 	Logger *zap.Logger
 	// Vendor is who is asked; nil: nobody, ever.
@@ -104,7 +106,7 @@ func New(c Config) (*Service, error) {
 		c.Jitter = randomJitter
 	}
 	switch {
-	case c.DB == nil, c.Roots == nil, c.Logger == nil:
+	case c.DB == nil, c.Audit == nil, c.Roots == nil, c.Logger == nil:
 		return nil, errors.New("making the collateral service: a part is missing")
 	case c.Grace < 0 || c.Grace > maxGrace || c.Refresh < time.Minute || c.Budget < 1 || c.BudgetEvery < time.Millisecond:
 		return nil, errors.New("making the collateral service: grace, refresh or budget is out of range")

@@ -235,7 +235,7 @@ func (s *Service) useGrace(ctx context.Context, k kept, now time.Time) error {
 		if err != nil || tag.RowsAffected() == 0 {
 			return err // another process audited it
 		}
-		_, err = audit.Append(ctx, tx, audit.Entry{
+		_, err = s.Audit.Append(ctx, tx, audit.Entry{
 			Actor: audit.Actor{Kind: audit.System}, Action: "collateral.grace", Object: "collateral/" + k.digest.String(), Outcome: audit.Success,
 			Details: map[string]any{"kind": k.Kind, "key": k.Key, "ended": k.Until.UTC().Format(time.RFC3339), "until": until.UTC().Format(time.RFC3339)},
 		})

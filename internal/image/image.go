@@ -85,11 +85,12 @@ type Image struct {
 
 // Service keeps images and their files in Postgres.
 type Service struct {
-	db *pgxpool.Pool
+	db    *pgxpool.Pool
+	audit *audit.Recorder
 }
 
 // New returns a service over a migrated database.
-func New(db *pgxpool.Pool) *Service { return &Service{db: db} }
+func New(db *pgxpool.Pool, log *audit.Recorder) *Service { return &Service{db: db, audit: log} }
 
 // Create stores an empty draft.
 func (s *Service) Create(ctx context.Context, tx pgx.Tx, who audit.Actor, name string) (Image, audit.ID, error) {
@@ -194,7 +195,7 @@ func (s *Service) changed(ctx context.Context, tx pgx.Tx, who audit.Actor, actio
 			details[string(kind)] = hex.EncodeToString(f.SHA256[:])
 		}
 	}
-	entry, err := audit.Append(ctx, tx, audit.Entry{Actor: who, Action: action, Object: "image/" + id, Outcome: audit.Success, Details: details})
+	entry, err := s.audit.Append(ctx, tx, audit.Entry{Actor: who, Action: action, Object: "image/" + id, Outcome: audit.Success, Details: details})
 	return img, entry, err
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/audit/audittest"
 	"github.com/eosc-siesta/siestad/internal/image"
 	"github.com/eosc-siesta/siestad/internal/postgres"
 	"github.com/eosc-siesta/siestad/internal/postgres/pgtest"
@@ -31,7 +32,7 @@ type rig struct {
 
 func newRig(t *testing.T) rig {
 	db := pgtest.New(t)
-	return rig{t, db, image.New(db)}
+	return rig{t, db, image.New(db, audittest.Recorder(t))}
 }
 
 func (r rig) try(fn func(pgx.Tx) error) error {

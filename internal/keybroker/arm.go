@@ -100,7 +100,7 @@ func (b *Broker) arm(ctx context.Context, tx pgx.Tx, a Arm) error {
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("recording the arm: %w", err)
 	}
-	_, err = audit.Append(ctx, tx, audit.Entry{
+	_, err = b.Log.Append(ctx, tx, audit.Entry{
 		Actor: systemActor, Action: "guest.arm", Object: object(a.Workspace), Project: a.Project,
 		Outcome: audit.Success, Details: map[string]any{"generation": a.Generation, "epoch": 1, "policy": hexOf(hash[:]), "volume": a.VolumeID},
 	})
@@ -192,7 +192,7 @@ func (b *Broker) rearm(ctx context.Context, tx pgx.Tx, a armRow, who audit.Actor
 	if tag.RowsAffected() != 1 {
 		return 0, fmt.Errorf("recording the arm: %w", ErrState)
 	}
-	return audit.Append(ctx, tx, audit.Entry{
+	return b.Log.Append(ctx, tx, audit.Entry{
 		Actor: who, Action: action, Object: object(a.workspace), Project: a.project, Outcome: audit.Success,
 		Details: map[string]any{"generation": a.generation, "epoch": a.epoch + 1},
 	})

@@ -32,8 +32,11 @@ type Verifier interface {
 	Verify(ev attest.Evidence, col attest.Collateral, pol attest.Policy, at time.Time) (*attest.Result, error)
 }
 
-// Log is what the broker needs of the audit log besides audit.Append.
+// Log is what the broker needs of the audit log.
 type Log interface {
+	// Append and Queue record an entry in a transaction of the broker's.
+	Append(ctx context.Context, tx pgx.Tx, e audit.Entry) (audit.ID, error)
+	Queue(batch *pgx.Batch, e audit.Entry) (audit.ID, error)
 	// Wait returns once the entry stands under a durable signed checkpoint.
 	Wait(ctx context.Context, id audit.ID) (audit.Receipt, error)
 	// Refuse appends an entry that has no rows of its own, and waits for it.

@@ -103,7 +103,7 @@ func (b *Broker) event(ctx context.Context, tx pgx.Tx, lease string, e door.Even
 	if e.Stage == door.Formatted {
 		details["header"] = e.HeaderHash
 	}
-	_, err := audit.Append(ctx, tx, audit.Entry{
+	_, err := b.Log.Append(ctx, tx, audit.Entry{
 		Actor: guestActor(h.workspace), Action: "guest." + string(e.Stage), Object: object(h.workspace),
 		Project: h.project, Outcome: outcome, Code: code, Details: details,
 	})

@@ -191,7 +191,7 @@ func (b *Broker) activate(ctx context.Context, v Volume, blob []byte) error {
 			WHERE workspace = $1 AND state <> 'destroyed'`, v.Workspace, found); err != nil {
 			return fmt.Errorf("activating version %d: %w", found, err)
 		}
-		_, err = audit.Append(ctx, tx, entry)
+		_, err = b.Log.Append(ctx, tx, entry)
 		return err
 	})
 	if err != nil {

@@ -23,7 +23,7 @@ func nodeOne(string, string) string { return "node-1" }
 
 // place quarantines in a transaction of its own, as package quarantine does.
 func (r *rig) place(kind permit.FreezeKind, value string, before func()) (hits []Hit, rounds int, err error) {
-	permits := permit.New(r.db)
+	permits := permit.New(r.db, r.log.Recorder)
 	err = r.tx(func(tx pgx.Tx) error {
 		hits, err = Quarantine(context.Background(), tx, nodeOne, kind, value, func(ctx context.Context, tx pgx.Tx) (string, error) {
 			if rounds++; before != nil {

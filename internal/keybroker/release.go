@@ -251,7 +251,7 @@ func (b *Broker) unlock(ctx context.Context, tx *postgres.Batches, a *attempt, d
 	}
 	d.lease = newID()
 	batch := &pgx.Batch{}
-	if err := audit.Queue(batch, b.entry(a, d, "key.release", audit.Success, ""), &d.entry); err != nil {
+	if d.entry, err = b.Log.Queue(batch, b.entry(a, d, "key.release", audit.Success, "")); err != nil {
 		return err
 	}
 	batch.Queue(`UPDATE broker_arm SET state = 'released', report_id = $4, reason = '', changed_at = now()
@@ -262,9 +262,9 @@ func (b *Broker) unlock(ctx context.Context, tx *postgres.Batches, a *attempt, d
 	batch.Queue(`INSERT INTO broker_lease (id, workspace, generation, epoch, volume_id, report_id, signing_key, chip, product, policy, state, mode, until, renew_after,
 			stage, challenge, request, sealed_enc, sealed_text, entry)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $15, $16, 'live', $9, now() + make_interval(secs => $10), now() + make_interval(secs => $10 / 2),
-			'attested', $11, $12, $13, $14, `+audit.Appended+`) RETURNING until, renew_after`,
+			'attested', $11, $12, $13, $14, $17) RETURNING until, renew_after`,
 		d.lease, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.volumeID, a.result.ReportID[:], a.req.SigningKey,
-		hexOf(a.result.ChipID[:]), mode, life.Seconds(), a.req.Challenge, a.requestHash(), d.sealed.Enc, d.sealed.Ciphertext, a.result.Product, a.policyHash[:]).
+		hexOf(a.result.ChipID[:]), mode, life.Seconds(), a.req.Challenge, a.requestHash(), d.sealed.Enc, d.sealed.Ciphertext, a.result.Product, a.policyHash[:], d.entry).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&d.until, &d.renewAfter) })
 	return b.writeDecision(ctx, tx, a, d, batch, "released", "", checks)
 }
@@ -273,7 +273,8 @@ func (b *Broker) unlock(ctx context.Context, tx *postgres.Batches, a *attempt, d
 func (b *Broker) renew(ctx context.Context, tx *postgres.Batches, a *attempt, d *decision, s standing, checks []attest.Check) error {
 	d.lease = s.lease.id
 	batch := &pgx.Batch{}
-	if err := audit.Queue(batch, b.entry(a, d, "lease.renew", audit.Success, ""), &d.entry); err != nil {
+	var err error
+	if d.entry, err = b.Log.Queue(batch, b.entry(a, d, "lease.renew", audit.Success, "")); err != nil {
 		return err
 	}
 	life := b.Lease
@@ -281,8 +282,8 @@ func (b *Broker) renew(ctx context.Context, tx *postgres.Batches, a *attempt, d 
 		life = b.InitialiseLease
 	}
 	batch.Queue(`UPDATE broker_lease SET until = now() + make_interval(secs => $2), renew_after = now() + make_interval(secs => $2 / 2),
-			challenge = $3, request = $4, policy = $5, entry = `+audit.Appended+`, sealed_enc = NULL, sealed_text = NULL
-		WHERE id = $1 AND state = 'live' RETURNING until, renew_after`, d.lease, life.Seconds(), a.req.Challenge, a.requestHash(), a.policyHash[:]).
+			challenge = $3, request = $4, policy = $5, entry = $6, sealed_enc = NULL, sealed_text = NULL
+		WHERE id = $1 AND state = 'live' RETURNING until, renew_after`, d.lease, life.Seconds(), a.req.Challenge, a.requestHash(), a.policyHash[:], d.entry).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&d.until, &d.renewAfter) })
 	return b.writeDecision(ctx, tx, a, d, batch, "renewed", "", checks)
 }
@@ -305,15 +306,15 @@ func (b *Broker) refuse(ctx context.Context, tx *postgres.Batches, a *attempt, d
 		b.Logger.Error("generation suspended after a second boot", zap.String("workspace", a.challenge.Workspace), zap.Int("generation", a.challenge.Generation))
 		batch.Queue(`UPDATE broker_arm SET state = 'suspended', reason = 'a second guest booted that nobody had asked for', changed_at = now()
 			WHERE workspace = $1 AND generation = $2 AND epoch = $3 AND state = 'released'`, a.challenge.Workspace, a.challenge.Generation, s.armEpoch)
-		var suspension audit.ID
-		if err := audit.Queue(batch, audit.Entry{
+		if _, err := b.Log.Queue(batch, audit.Entry{
 			Actor: systemActor, Action: "guest.suspend", Object: object(a.challenge.Workspace), Project: a.project,
 			Outcome: audit.Success, Details: map[string]any{"generation": a.challenge.Generation, "decision": d.id},
-		}, &suspension); err != nil {
+		}); err != nil {
 			return err
 		}
 	}
-	if err := audit.Queue(batch, b.entry(a, d, a.action(), audit.Refused, code), &d.entry); err != nil {
+	var err error
+	if d.entry, err = b.Log.Queue(batch, b.entry(a, d, a.action(), audit.Refused, code)); err != nil {
 		return err
 	}
 	return b.writeDecision(ctx, tx, a, d, batch, "refused", code, checks)
@@ -333,7 +334,8 @@ func (b *Broker) refuseEvidence(ctx context.Context, a *attempt, verdict *attest
 	}
 	err := postgres.InBatches(ctx, b.DB, func(tx *postgres.Batches) error {
 		batch := &pgx.Batch{}
-		if err := audit.Queue(batch, b.entry(a, &d, a.action(), audit.Refused, r.Code), &d.entry); err != nil {
+		var err error
+		if d.entry, err = b.Log.Queue(batch, b.entry(a, &d, a.action(), audit.Refused, r.Code)); err != nil {
 			return err
 		}
 		return b.writeDecision(ctx, tx, a, &d, batch, "refused", r.Code, verdict.Checks)
@@ -434,9 +436,9 @@ func (b *Broker) queueDecision(a *attempt, d *decision, batch *pgx.Batch, outcom
 	}
 	batch.Queue(`INSERT INTO broker_decision (id, workspace, generation, epoch, challenge, purpose, outcome, code, checks, tee, report, certificates,
 			event_log, policy, collateral, report_data, judged_at, lease, secret, entry)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, `+audit.Appended+`)`,
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)`,
 		d.id, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.req.Challenge, string(a.challenge.Purpose), outcome, code, list,
-		string(a.evidence.TEE), report, certificates, log, a.policyHash[:], a.collateral.digest[:], a.reportData[:], a.judgedAt, lease, secret)
+		string(a.evidence.TEE), report, certificates, log, a.policyHash[:], a.collateral.digest[:], a.reportData[:], a.judgedAt, lease, secret, d.entry)
 	batch.Queue(`UPDATE broker_challenge SET outcome = $2 WHERE id = $1`, a.req.Challenge, challengeOutcome)
 	return nil
 }

@@ -212,7 +212,8 @@ func judgeSecretsLease(a *attempt, s standing) (bool, string) {
 func (b *Broker) giveSecret(ctx context.Context, tx *postgres.Batches, a *attempt, d *decision, s standing, checks []attest.Check) error {
 	d.lease = s.lease.id
 	batch := &pgx.Batch{}
-	if err := audit.Queue(batch, b.entry(a, d, a.action(), audit.Success, ""), &d.entry); err != nil {
+	var err error
+	if d.entry, err = b.Log.Queue(batch, b.entry(a, d, a.action(), audit.Success, "")); err != nil {
 		return err
 	}
 	return b.writeDecision(ctx, tx, a, d, batch, "released", "", checks)

@@ -110,7 +110,7 @@ func newRigOn(t testing.TB, p platform) *rig {
 // start makes a broker as a process would: with nothing in memory.
 func (r *rig) start(logger *zap.Logger) *Broker {
 	b, err := New(Config{
-		DB: r.db, Log: r.log, Facts: permit.New(r.db), Stores: r.store, Keyring: r.ring, Verifier: r.platform.verifier(),
+		DB: r.db, Log: r.log, Facts: permit.New(r.db, r.log.Recorder), Stores: r.store, Keyring: r.ring, Verifier: r.platform.verifier(),
 		Collateral: func(context.Context, CollateralQuery) (attest.Collateral, error) { return r.platform.collateral(), nil },
 		Key:        ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32)), Installation: "testinst", Logger: logger, Now: r.clock.now,
 	})

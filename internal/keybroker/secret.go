@@ -144,7 +144,7 @@ func (b *Broker) ConfirmSecret(ctx context.Context, tx pgx.Tx, who audit.Actor, 
 	case err != nil:
 		return Secret{}, 0, doing(err)
 	}
-	entry, err := audit.Append(ctx, tx, secretEntry(who, "secret.create", s))
+	entry, err := b.Log.Append(ctx, tx, secretEntry(who, "secret.create", s))
 	if err != nil {
 		return Secret{}, 0, doing(err)
 	}
@@ -172,7 +172,7 @@ func (b *Broker) EndSecret(ctx context.Context, tx pgx.Tx, who audit.Actor, id s
 		return Secret{}, 0, doing(err)
 	}
 	s.Destruction = DestructionUnderWay
-	entry, err := audit.Append(ctx, tx, secretEntry(who, "secret.end", s))
+	entry, err := b.Log.Append(ctx, tx, secretEntry(who, "secret.end", s))
 	if err != nil {
 		return Secret{}, 0, doing(err)
 	}
@@ -278,7 +278,7 @@ func (b *Broker) deleteSecret(ctx context.Context, s Secret) error {
 		if err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
-		_, err = audit.Append(ctx, tx, secretEntry(systemActor, "secret.destroyed", s))
+		_, err = b.Log.Append(ctx, tx, secretEntry(systemActor, "secret.destroyed", s))
 		return err
 	})
 }

@@ -226,7 +226,8 @@ func (b *Broker) attest(ctx context.Context, a *attempt, more func(batch *pgx.Ba
 			d.refusal = &Refusal{ID: d.id, Code: code, Detail: failedNames(checks), Checks: checks}
 		}
 		batch := &pgx.Batch{}
-		if err := audit.Queue(batch, b.entry(a, &d, a.action(), action, code), &d.entry); err != nil {
+		var err error
+		if d.entry, err = b.Log.Queue(batch, b.entry(a, &d, a.action(), action, code)); err != nil {
 			return err
 		}
 		if err := b.queueDecision(a, &d, batch, outcome, code, checks); err != nil {

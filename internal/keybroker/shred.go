@@ -44,7 +44,7 @@ func (b *Broker) Shred(ctx context.Context, workspace string) error {
 		if err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
-		_, err = audit.Append(ctx, tx, audit.Entry{
+		_, err = b.Log.Append(ctx, tx, audit.Entry{
 			Actor: systemActor, Action: "key.shredded", Object: object(workspace), Outcome: audit.Success,
 			Details: map[string]any{"site": site, "secret": name},
 		})
@@ -87,7 +87,7 @@ func (b *Broker) destroyKey(ctx context.Context, workspace string) (site, name, 
 		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 			return fmt.Errorf("destroying the KEK: %w", err)
 		}
-		_, err = audit.Append(ctx, tx, audit.Entry{
+		_, err = b.Log.Append(ctx, tx, audit.Entry{
 			Actor: systemActor, Action: "key.destroy", Object: object(workspace), Project: project,
 			Outcome: audit.Success, Details: map[string]any{"site": site},
 		})
@@ -186,7 +186,7 @@ func (b *Broker) DestroyRoot(ctx context.Context, epoch int) error {
 		if used {
 			return doing(ErrRootInUse)
 		}
-		_, err = audit.Append(ctx, tx, audit.Entry{Actor: systemActor, Action: "root.destroy", Object: fmt.Sprintf("root/%d", epoch), Outcome: audit.Success})
+		_, err = b.Log.Append(ctx, tx, audit.Entry{Actor: systemActor, Action: "root.destroy", Object: fmt.Sprintf("root/%d", epoch), Outcome: audit.Success})
 		return err
 	})
 	if err != nil {

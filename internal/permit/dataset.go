@@ -45,7 +45,7 @@ func (s *Service) CreateDataset(ctx context.Context, tx pgx.Tx, who audit.Actor,
 	if err != nil {
 		return Dataset{}, 0, err
 	}
-	id, err := audit.Append(ctx, tx, audit.Entry{
+	id, err := s.audit.Append(ctx, tx, audit.Entry{
 		Actor: who, Action: "dataset.create", Object: "dataset/" + d.ID, Outcome: audit.Success,
 		Details: map[string]any{"version": d.Version}, Personal: map[string]string{"custodian": d.Custodian},
 	})

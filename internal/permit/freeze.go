@@ -46,7 +46,7 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freez
 	if err != nil {
 		return Freeze{}, 0, err
 	}
-	id, err := audit.Append(ctx, tx, freezeEntry(who, "freeze.place", placed))
+	id, err := s.audit.Append(ctx, tx, freezeEntry(who, "freeze.place", placed))
 	return placed, id, err
 }
 
@@ -119,7 +119,7 @@ func (s *Service) Lift(ctx context.Context, tx pgx.Tx, who audit.Actor, id strin
 		}
 		return Freeze{}, 0, fmt.Errorf("%s: %w: it is not live", doing, ErrState)
 	}
-	entry, err := audit.Append(ctx, tx, freezeEntry(who, "freeze.lift", lifted[0]))
+	entry, err := s.audit.Append(ctx, tx, freezeEntry(who, "freeze.lift", lifted[0]))
 	return lifted[0], entry, err
 }
 
@@ -140,7 +140,7 @@ func (s *Service) LiftQuarantine(ctx context.Context, tx pgx.Tx, who audit.Actor
 	if err != nil {
 		return Freeze{}, 0, err
 	}
-	entry, err := audit.Append(ctx, tx, freezeEntry(who, "quarantine.lift", lifted))
+	entry, err := s.audit.Append(ctx, tx, freezeEntry(who, "quarantine.lift", lifted))
 	return lifted, entry, err
 }
 

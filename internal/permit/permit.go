@@ -66,7 +66,7 @@ func (s *Service) Grant(ctx context.Context, tx pgx.Tx, who audit.Actor, p Permi
 	if err != nil {
 		return Permit{}, 0, err
 	}
-	id, err := audit.Append(ctx, tx, permitEntry(who, "permit.grant", granted))
+	id, err := s.audit.Append(ctx, tx, permitEntry(who, "permit.grant", granted))
 	return granted, id, err
 }
 
@@ -92,7 +92,7 @@ func (s *Service) End(ctx context.Context, tx pgx.Tx, who audit.Actor, id string
 	if len(ended) == 0 {
 		return Permit{}, 0, fmt.Errorf("%s: %w: it has ended already", doing, ErrState)
 	}
-	entry, err := audit.Append(ctx, tx, permitEntry(who, "permit.end", ended[0]))
+	entry, err := s.audit.Append(ctx, tx, permitEntry(who, "permit.end", ended[0]))
 	return ended[0], entry, err
 }
 

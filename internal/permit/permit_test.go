@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/audit/audittest"
 	"github.com/eosc-siesta/siestad/internal/permit"
 	"github.com/eosc-siesta/siestad/internal/postgres"
 	"github.com/eosc-siesta/siestad/internal/postgres/pgtest"
@@ -34,7 +35,7 @@ type rig struct {
 func newRig(t *testing.T) rig {
 	t.Helper()
 	db := pgtest.New(t)
-	r := rig{t, db, permit.New(db)}
+	r := rig{t, db, permit.New(db, audittest.Recorder(t))}
 	r.tx(func(tx pgx.Tx) error {
 		_, _, err := r.CreateProject(t.Context(), tx, olga, permit.Project{ID: "flu", Name: "Influenza", ValidUntil: future, Members: []string{rita}})
 		return err

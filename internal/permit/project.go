@@ -48,7 +48,7 @@ func (s *Service) CreateProject(ctx context.Context, tx pgx.Tx, who audit.Actor,
 	if err != nil {
 		return Project{}, 0, err
 	}
-	id, err := audit.Append(ctx, tx, projectEntry(who, "project.create", created))
+	id, err := s.audit.Append(ctx, tx, projectEntry(who, "project.create", created))
 	return created, id, err
 }
 
@@ -72,7 +72,7 @@ func (s *Service) UpdateProject(ctx context.Context, tx pgx.Tx, who audit.Actor,
 	if len(updated) == 0 {
 		return Project{}, 0, fmt.Errorf("%s: %w: it was changed by somebody else or is closed", doing, ErrState)
 	}
-	id, err := audit.Append(ctx, tx, projectEntry(who, "project.update", updated[0]))
+	id, err := s.audit.Append(ctx, tx, projectEntry(who, "project.update", updated[0]))
 	return updated[0], id, err
 }
 

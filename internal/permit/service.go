@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/oklog/ulid/v2"
+
+	"github.com/eosc-siesta/siestad/internal/audit"
 )
 
 // Errors that callers branch on.
@@ -28,11 +30,12 @@ var (
 // Service reads and changes projects, datasets, permits and freezes. Methods that change something take the caller's
 // transaction and write the audit entry in it; the returned audit.ID is what a policy change waits for after commit.
 type Service struct {
-	db *pgxpool.Pool
+	db    *pgxpool.Pool
+	audit *audit.Recorder
 }
 
 // New returns a service over a migrated database.
-func New(db *pgxpool.Pool) *Service { return &Service{db: db} }
+func New(db *pgxpool.Pool, log *audit.Recorder) *Service { return &Service{db: db, audit: log} }
 
 var idPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,62}$`)
 

@@ -54,7 +54,7 @@ func (s *Service) ProposeFloor(ctx context.Context, tx pgx.Tx, who audit.Actor, 
 	if err != nil {
 		return Floor{}, 0, doing(err)
 	}
-	return recordFloor(ctx, tx, who, "floor.propose", f, file)
+	return s.recordFloor(ctx, tx, who, "floor.propose", f, file)
 }
 
 // newer refuses a file that was not issued after the one in force.
@@ -101,11 +101,11 @@ func (s *Service) ActivateFloor(ctx context.Context, tx pgx.Tx, who audit.Actor,
 	if err != nil {
 		return Floor{}, 0, doing(err)
 	}
-	return recordFloor(ctx, tx, who, "floor.activate", f, file)
+	return s.recordFloor(ctx, tx, who, "floor.activate", f, file)
 }
 
-func recordFloor(ctx context.Context, tx pgx.Tx, who audit.Actor, action string, f Floor, file floor.File) (Floor, audit.ID, error) {
-	id, err := audit.Append(ctx, tx, audit.Entry{
+func (s *Service) recordFloor(ctx context.Context, tx pgx.Tx, who audit.Actor, action string, f Floor, file floor.File) (Floor, audit.ID, error) {
+	id, err := s.Audit.Append(ctx, tx, audit.Entry{
 		Actor: who, Action: action, Object: "floor/" + f.ID, Outcome: audit.Success,
 		Details: map[string]any{"sha256": fmt.Sprintf("%x", f.SHA256), "issued": f.Issued.UTC().Format(time.RFC3339), "advisories": len(file.Advisories)},
 	})

@@ -58,9 +58,10 @@ type Version struct {
 	ChangedAt    time.Time
 }
 
-// Config of a Service. DB is required; without Sites nothing can be written, without Archive nothing tested.
+// Config of a Service. DB and Audit are required; without Sites nothing can be written, without Archive nothing tested.
 type Config struct {
-	DB *pgxpool.Pool
+	DB    *pgxpool.Pool
+	Audit *audit.Recorder
 	// Sites are the policies of the configured sites, which no document can widen.
 	Sites map[string]attest.Policy
 	// Archive has the decisions that a draft is tested on.
@@ -271,7 +272,7 @@ func (s *Service) record(ctx context.Context, tx pgx.Tx, who audit.Actor, action
 	if v.ScopeKind == "project" {
 		e.Project = v.Scope
 	}
-	id, err := audit.Append(ctx, tx, e)
+	id, err := s.Audit.Append(ctx, tx, e)
 	if err != nil {
 		return Version{}, 0, fmt.Errorf("recording what became of policy %s: %w", v.ID, err)
 	}

@@ -277,7 +277,7 @@ func TestFloorWaitsForReleases(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = release.Rollback(ctx) }()
-	if _, err := permit.New(r.DB).ReleaseFacts(ctx, release, permit.FactQuery{}); err != nil {
+	if _, err := permit.New(r.DB, nil).ReleaseFacts(ctx, release, permit.FactQuery{}); err != nil {
 		t.Fatal(err)
 	}
 	var f Floor

@@ -17,6 +17,7 @@ import (
 
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/audit/audittest"
 	"github.com/eosc-siesta/siestad/internal/keybroker"
 	"github.com/eosc-siesta/siestad/internal/postgres"
 	"github.com/eosc-siesta/siestad/internal/postgres/pgtest"
@@ -46,7 +47,7 @@ func newRig(t *testing.T) rig {
 	site.Chips = [][]byte{report[0x1a0:0x1e0], other}
 	db := pgtest.New(t)
 	s := New(Config{
-		DB: db, Sites: map[string]attest.Policy{"ifca": site}, Archive: keybroker.NewArchive(db, attest.AMDRoots()), Verifier: &attest.Verifier{},
+		DB: db, Audit: audittest.Recorder(t), Sites: map[string]attest.Policy{"ifca": site}, Archive: keybroker.NewArchive(db, attest.AMDRoots()), Verifier: &attest.Verifier{},
 		FloorKeys: []ed25519.PublicKey{key.Public().(ed25519.PublicKey)}, Now: func() time.Time { return judge.Add(24 * time.Hour) },
 		Host: func(site, chip string) string { return map[bool]string{true: "node-1"}[site == "ifca" && chip != ""] },
 	})

@@ -29,13 +29,14 @@ type Order struct {
 // Service places, lifts and lists quarantines.
 type Service struct {
 	db      *pgxpool.Pool
+	audit   *audit.Recorder
 	permits *permit.Service
 	hosts   keybroker.HostOf
 }
 
 // New returns a service over a migrated database. hosts may be nil where no chip has a host's name.
-func New(db *pgxpool.Pool, permits *permit.Service, hosts keybroker.HostOf) *Service {
-	return &Service{db: db, permits: permits, hosts: hosts}
+func New(db *pgxpool.Pool, log *audit.Recorder, permits *permit.Service, hosts keybroker.HostOf) *Service {
+	return &Service{db: db, audit: log, permits: permits, hosts: hosts}
 }
 
 // maxNamed bounds the workspaces that the audit entry names; the rows name all.
@@ -68,7 +69,7 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, who audit.Actor, kind pe
 			return Order{}, 0, fmt.Errorf("%s: recording what it hit: %w", doing, err)
 		}
 	}
-	id, err := audit.Append(ctx, tx, audit.Entry{
+	id, err := s.audit.Append(ctx, tx, audit.Entry{
 		Actor: who, Action: "quarantine.place", Object: "quarantine/" + placed.ID, Outcome: audit.Success,
 		Details: map[string]any{
 			"kind": string(kind), "value": value, "workspaces": len(hits), "leases": leases, "first": named,

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/audit"
 	"github.com/eosc-siesta/siestad/internal/flow"
 	"github.com/eosc-siesta/siestad/internal/image"
 	"github.com/eosc-siesta/siestad/internal/keybroker"
@@ -67,6 +68,7 @@ type Images interface {
 // Config of a Service. All fields without a default are required.
 type Config struct {
 	DB           *pgxpool.Pool
+	Audit        *audit.Recorder
 	Logger       *zap.Logger
 	Flow         *flow.Runner
 	Broker       *keybroker.Broker
@@ -103,7 +105,7 @@ var installationPattern = regexp.MustCompile(`^[a-z0-9]{8}$`)
 // New checks the configuration and registers the flows with the runner.
 func New(cfg Config) (*Service, error) {
 	switch {
-	case cfg.DB == nil, cfg.Flow == nil, cfg.Broker == nil, cfg.Permit == nil, cfg.Images == nil:
+	case cfg.DB == nil, cfg.Audit == nil, cfg.Flow == nil, cfg.Broker == nil, cfg.Permit == nil, cfg.Images == nil:
 		return nil, errors.New("workspace: a part is missing")
 	case !installationPattern.MatchString(cfg.Installation):
 		return nil, errors.New("workspace: the installation id is not 8 characters of a-z and 0-9")

@@ -58,6 +58,7 @@ type rig struct {
 	fw      []byte
 	svc     *Service
 	runner  *flow.Runner
+	audit   *audit.Recorder
 	guests  atomic.Int64 // how many were started
 
 	mu       sync.Mutex
@@ -136,8 +137,8 @@ func (r *rig) startBroker() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.permits, r.images = permit.New(r.db), image.New(r.db)
-	r.brokerB = public
+	r.permits, r.images = permit.New(r.db, log.Recorder), image.New(r.db, log.Recorder)
+	r.audit, r.brokerB = log.Recorder, public
 	r.broker, err = keybroker.New(keybroker.Config{
 		DB: r.db, Log: log, Facts: r.permits, Keyring: keyring, Key: private, Installation: installation,
 		Stores: KeyStores([]Site{{Name: "sim", Keys: r.keys}}), Verifier: verifier{}, Logger: zap.NewNop(),
@@ -206,7 +207,7 @@ func (r *rig) service(change func(*flow.Config, *Config)) (*Service, *flow.Runne
 		Pace:    func(d time.Duration) time.Duration { return min(d, 5*time.Millisecond) },
 	}
 	wc := Config{
-		DB: r.db, Broker: r.broker, Permit: r.permits, Images: r.images, Installation: installation, BrokerKey: door.KeyHash(r.brokerB),
+		DB: r.db, Audit: r.audit, Broker: r.broker, Permit: r.permits, Images: r.images, Installation: installation, BrokerKey: door.KeyHash(r.brokerB),
 		Sites: []Site{{
 			Name: "sim", Client: r.client, Keys: r.keys, Network: r.network, Flavors: []string{"siesta.small"}, TEE: SimulatedTEE,
 			VCPUSigs: []uint32{vcpuSig}, GuestFeatures: []uint64{1}, Policy: r.policy, BrokerURL: "http://10.0.2.2:8443",

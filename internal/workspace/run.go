@@ -117,7 +117,7 @@ func (s *Service) record(kind string) func(context.Context, pgx.Tx, *run, flow.E
 		default:
 			return nil
 		}
-		_, err := audit.Append(ctx, tx, entry)
+		_, err := s.cfg.Audit.Append(ctx, tx, entry)
 		return err
 	}
 }

@@ -101,7 +101,7 @@ func factList(f permit.FactSet) []permit.NamedFact {
 
 // answer writes the entry of what a person asked for and reads back what they are told.
 func (s *Service) answer(ctx context.Context, tx pgx.Tx, operation flow.ID, e audit.Entry, id string) (Workspace, Operation, audit.ID, error) {
-	entry, err := audit.Append(ctx, tx, e)
+	entry, err := s.cfg.Audit.Append(ctx, tx, e)
 	if err != nil {
 		return Workspace{}, Operation{}, 0, err
 	}

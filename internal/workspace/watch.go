@@ -97,7 +97,7 @@ func (s *Service) observe(ctx context.Context, w watched, to State, p *flow.Prob
 		if err != nil {
 			return err
 		}
-		_, err = audit.Append(ctx, tx, audit.Entry{
+		_, err = s.cfg.Audit.Append(ctx, tx, audit.Entry{
 			Actor: system, Action: "workspace." + string(to), Object: subject(w.ID), Project: w.Project,
 			Outcome: audit.Failed, Code: p.Code, Details: map[string]any{"site": w.Site, "generation": w.Generation, "problem": printable(p.Detail, 500)},
 		})
