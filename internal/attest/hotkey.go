@@ -7,9 +7,9 @@ import (
 	"github.com/eosc-siesta/siestad/internal/attest/p384"
 )
 
-// A table costs about four signatures to make and makes each later one six times
+// A table costs about five signatures to make and makes each later one six times
 // cheaper; a chip that renews its guests' leases repays it within minutes. The
-// bound is 45 MiB; beyond it, signatures are judged the ordinary way.
+// bound is 68 MiB; beyond it, signatures are judged the ordinary way.
 const (
 	usesBeforeTable = 4
 	maxTables       = 256
