@@ -137,7 +137,7 @@ func newWorld(ctx context.Context, dir string, guests int) (w *world, err error)
 func (w *world) seed(ctx context.Context) error {
 	blob := sha256.Sum256([]byte("file"))
 	batch := &pgx.Batch{}
-	batch.Queue(`INSERT INTO project (id, name, state, valid_until) VALUES ('study', 'Study', 'active', now() + interval '1 year')`)
+	batch.Queue(`INSERT INTO project (id, name, state, valid_until, members) VALUES ('study', 'Study', 'active', now() + interval '1 year', '{alice}')`)
 	batch.Queue(`INSERT INTO dataset (id, title, version, custodian) VALUES ('cohort', 'Cohort', '1', 'carol')`)
 	batch.Queue(`INSERT INTO permit (id, project, dataset, people, state, until, granted_by) VALUES ('p', 'study', 'cohort', '{alice}', 'live', now() + interval '1 year', 'carol')`)
 	batch.Queue(`INSERT INTO blob (sha256, sha512, size) VALUES ($1, $2, 4)`, blob[:], make([]byte, 64))

@@ -106,11 +106,14 @@ func TestKBSRefusalOfEachFact(t *testing.T) {
 		code string
 		do   func(w *world)
 	}{
-		"permit ended":        {keybroker.CodePermit, func(w *world) { w.exec(`UPDATE permit SET state = 'ended', ended_by = 'x'`) }},
-		"permit run out":      {keybroker.CodePermit, func(w *world) { w.exec(`UPDATE permit SET until = now() - interval '1 second'`) }},
-		"person not in it":    {keybroker.CodePermit, func(w *world) { w.exec(`UPDATE permit SET people = ARRAY['https://issuer|bob']`) }},
-		"project closed":      {keybroker.CodeProject, func(w *world) { w.exec(`UPDATE project SET state = 'closed'`) }},
-		"project run out":     {keybroker.CodeProject, func(w *world) { w.exec(`UPDATE project SET valid_until = now() - interval '1 day'`) }},
+		"permit ended":     {keybroker.CodePermit, func(w *world) { w.exec(`UPDATE permit SET state = 'ended', ended_by = 'x'`) }},
+		"permit run out":   {keybroker.CodePermit, func(w *world) { w.exec(`UPDATE permit SET until = now() - interval '1 second'`) }},
+		"person not in it": {keybroker.CodePermit, func(w *world) { w.exec(`UPDATE permit SET people = ARRAY['https://issuer|bob']`) }},
+		"project closed":   {keybroker.CodeProject, func(w *world) { w.exec(`UPDATE project SET state = 'closed'`) }},
+		"project run out":  {keybroker.CodeProject, func(w *world) { w.exec(`UPDATE project SET valid_until = now() - interval '1 day'`) }},
+		"owner removed": {keybroker.CodeProject, func(w *world) {
+			w.want(200, w.person("op", "operator"), "PUT", "/v1/projects/study/members", map[string]any{"members": []string{"https://issuer|bob"}})
+		}},
 		"image withdrawn":     {keybroker.CodeImage, func(w *world) { w.exec(`UPDATE image SET state = 'withdrawn', withdrawn_by = 'x'`) }},
 		"freeze on person":    {keybroker.CodeFreeze, func(w *world) { w.freeze("person", "https://issuer|alice") }},
 		"freeze on project":   {keybroker.CodeFreeze, func(w *world) { w.freeze("project", "study") }},

@@ -122,7 +122,7 @@ func (w *world) count(sql string, args ...any) (n int) {
 
 func (w *world) seed() {
 	w.t.Helper()
-	w.exec(`INSERT INTO project (id, name, state, valid_until, members) VALUES ('study', 'Study', 'active', now() + interval '1 year', '{}')`)
+	w.exec(`INSERT INTO project (id, name, state, valid_until, members) VALUES ('study', 'Study', 'active', now() + interval '1 year', ARRAY['https://issuer|alice'])`)
 	w.exec(`INSERT INTO dataset (id, title, version, custodian) VALUES ('cohort-v1', 'Cohort', '1', 'https://issuer|carol')`)
 	w.exec(`INSERT INTO permit (id, project, dataset, people, state, until, granted_by) VALUES ('permit-1', 'study', 'cohort-v1', ARRAY['https://issuer|alice'], 'live', now() + interval '1 year', 'https://issuer|carol')`)
 	blob := sha256.Sum256([]byte("file"))

@@ -458,6 +458,9 @@ func TestExplainNamesEveryFact(t *testing.T) {
 	check("")
 	r.exec(freezeSQL("site", testSite))
 	check("no_freeze")
+	r.exec(`UPDATE freeze_order SET state = 'lifted', lifted_by = 'carol'`)
+	r.exec(`UPDATE project SET members = '{}'`)
+	check("project")
 }
 
 func TestNothingSecretIsLogged(t *testing.T) {

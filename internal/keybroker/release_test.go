@@ -13,6 +13,7 @@ import (
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/audit"
 	"github.com/eosc-siesta/siestad/internal/door"
+	"github.com/eosc-siesta/siestad/internal/permit"
 )
 
 func TestFirstBootThenReboot(t *testing.T) {
@@ -50,6 +51,7 @@ var stoppedBy = map[string]struct{ sql, code string }{
 	"permit of another": {`UPDATE permit SET people = ARRAY['https://issuer|bob']`, CodePermit},
 	"permit expired":    {`UPDATE permit SET until = now() - interval '1 second'`, CodePermit},
 	"project closed":    {`UPDATE project SET state = 'closed'`, CodeProject},
+	"person removed":    {`UPDATE project SET members = ARRAY['https://issuer|bob']`, CodeProject},
 	"project lapsed":    {`UPDATE project SET valid_until = now() - interval '1 second'`, CodeProject},
 	"image withdrawn":   {`UPDATE image SET state = 'withdrawn', withdrawn_by = 'carol'`, CodeImage},
 	"person frozen":     {freezeSQL("person", testOwner), CodeFreeze},
@@ -103,6 +105,38 @@ func TestFreezeStopsRenewal(t *testing.T) {
 	r.exec(`UPDATE broker_lease SET until = now() - interval '1 second'`)
 	_, _, err = g.grant(door.Renew)
 	wantCode(t, err, CodeLease)
+}
+
+// What holds of a project holds of its members: nobody works in it who was taken out of it, whatever a permit says.
+func TestRemovedMemberLosesTheLease(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	g, _, _ := r.ready(testWorkspace)
+	permits := permit.New(r.db, r.log.Recorder)
+	p, err := permits.Project(context.Background(), testProject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	members := func(list ...string) {
+		t.Helper()
+		p.Members = list
+		if err := r.tx(func(tx pgx.Tx) error {
+			p, _, err = permits.UpdateProject(context.Background(), tx, olga, p, p.Version)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	members("https://issuer|bob")
+	_, _, err = g.grant(door.Renew)
+	wantCode(t, err, CodeProject)
+	if n := r.count(`SELECT count(*) FROM audit_entry WHERE action = 'lease.renew' AND outcome = 'refused'`); n != 1 {
+		t.Errorf("%d refusals in the log, want 1", n)
+	}
+	members("https://issuer|bob", testOwner)
+	if _, _, err := g.grant(door.Renew); err != nil {
+		t.Errorf("a member again: %v", err)
+	}
 }
 
 func TestRenewNeedsSameGuest(t *testing.T) {
@@ -343,8 +377,18 @@ func TestOneOfManyGrantsWins(t *testing.T) {
 	}
 }
 
-// An ended permit that commits first wins, also against a release that is already reading.
-func TestPermitEndRacesWithRelease(t *testing.T) {
+// A permit that ends, or a member who is removed, in a transaction that commits first wins, also against a release that
+// is already reading.
+func TestWhatCommitsFirstWins(t *testing.T) {
+	for _, name := range []string{"permit ended", "person removed"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			commitsFirst(t, stoppedBy[name].sql, stoppedBy[name].code)
+		})
+	}
+}
+
+func commitsFirst(t *testing.T, sql, code string) {
 	r := newRig(t)
 	r.prepareAndArm(testWorkspace)
 	g := r.boot(testWorkspace, 1)
@@ -358,7 +402,7 @@ func TestPermitEndRacesWithRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(ctx) }()
-	if _, err := tx.Exec(ctx, `UPDATE permit SET state = 'ended', ended_by = 'carol'`); err != nil {
+	if _, err := tx.Exec(ctx, sql); err != nil {
 		t.Fatal(err)
 	}
 	result := make(chan error, 1)
@@ -370,7 +414,7 @@ func TestPermitEndRacesWithRelease(t *testing.T) {
 	if err := tx.Commit(ctx); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, <-result, CodePermit)
+	wantCode(t, <-result, code)
 }
 
 // waitForLock returns once some transaction waits for another.

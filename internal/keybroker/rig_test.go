@@ -140,7 +140,7 @@ func (r *rig) tx(fn func(tx pgx.Tx) error) error {
 }
 
 func (r *rig) seed() {
-	r.exec(`INSERT INTO project (id, name, state, valid_until) VALUES ($1, 'Study', 'active', now() + interval '1 year')`, testProject)
+	r.exec(`INSERT INTO project (id, name, state, valid_until, members) VALUES ($1, 'Study', 'active', now() + interval '1 year', ARRAY[$2])`, testProject, testOwner)
 	r.exec(`INSERT INTO dataset (id, title, version, custodian) VALUES ($1, 'Cohort', '1', 'https://issuer|carol')`, testDataset)
 	r.exec(`INSERT INTO permit (id, project, dataset, people, state, until, granted_by) VALUES ('permit-1', $1, $2, ARRAY[$3], 'live', now() + interval '1 year', 'https://issuer|carol')`,
 		testProject, testDataset, testOwner)

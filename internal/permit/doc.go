@@ -1,9 +1,10 @@
 // Package permit owns the human side of a key release: which project may use
 // which dataset, for which people, until when, and what has been frozen.
 //
-// A project is active until it is closed or its validity ends. A permit joins
-// one project, one dataset version and a set of people; the dataset's custodian
-// grants it and may end it at any time. A freeze is a person's "stop": it
+// A project is active until it is closed or its validity ends, and only for those
+// who are its members at the time: a permit does not outlive a membership. A permit
+// joins one project, one dataset version and a set of people; the dataset's
+// custodian grants it and may end it at any time. A freeze is a person's "stop": it
 // names one person, project, dataset, image, site or chip, and while it is live
 // no key is released to anything it touches.
 //

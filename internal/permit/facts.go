@@ -51,7 +51,7 @@ type FactSet struct {
 // when this runs, not when the transaction began: it may have waited at the gate since.
 const factsQuery = `
 WITH lock_project AS (
-  SELECT id, state, valid_until, valid_until > clock_timestamp() AS valid FROM project WHERE id = $1 FOR SHARE),
+  SELECT id, state, valid_until, valid_until > clock_timestamp() AS valid, $3 = ANY (members) AS member FROM project WHERE id = $1 FOR SHARE),
 lock_permit AS (
   SELECT id FROM permit
   WHERE project = $1 AND dataset = $2 AND $3 = ANY (people)
@@ -68,7 +68,7 @@ freezes AS (
     OR (kind = 'key'  AND $9 <> '' AND value = $9))
   ORDER BY id LIMIT 1)
 SELECT (SELECT id FROM lock_permit), (SELECT state FROM lock_project), (SELECT valid FROM lock_project),
-       (SELECT valid_until FROM lock_project), (SELECT state FROM lock_image), (SELECT kind FROM freezes)`
+       (SELECT member FROM lock_project), (SELECT valid_until FROM lock_project), (SELECT state FROM lock_image), (SELECT kind FROM freezes)`
 
 // freezeGate is the advisory lock that orders new freezes against releases: a freeze inserts a row that no release can
 // lock beforehand, so placing one takes the gate exclusively and reading the facts takes it shared. Releases do not
@@ -103,15 +103,15 @@ func (s *Service) QueueFacts(batch *pgx.Batch, q FactQuery, set *FactSet) {
 	batch.Queue(factsQuery, q.Project, q.Dataset, q.Person, q.Image, q.Site, q.Chip, q.Host, q.Product, q.Key).QueryRow(func(row pgx.Row) error {
 		var (
 			permitID, projectState, imageState, frozen *string
-			projectValid                               *bool
+			projectValid, member                       *bool
 			validUntil                                 *time.Time
 		)
-		if err := row.Scan(&permitID, &projectState, &projectValid, &validUntil, &imageState, &frozen); err != nil {
+		if err := row.Scan(&permitID, &projectState, &projectValid, &member, &validUntil, &imageState, &frozen); err != nil {
 			return err
 		}
 		*set = FactSet{
 			Permit:   permitFact(permitID),
-			Project:  projectFact(q.Project, projectState, projectValid, validUntil),
+			Project:  projectFact(q.Project, projectState, projectValid, member, validUntil),
 			Image:    imageFact(imageState),
 			NoFreeze: freezeFact(frozen),
 		}
@@ -129,7 +129,7 @@ func permitFact(id *string) Fact {
 	return Fact{Holds: true, Why: "permit " + *id + " is live"}
 }
 
-func projectFact(id string, state *string, valid *bool, until *time.Time) Fact {
+func projectFact(id string, state *string, valid, member *bool, until *time.Time) Fact {
 	switch {
 	case state == nil:
 		return Fact{Why: "project " + id + " does not exist", Fix: "an operator creates the project"}
@@ -140,8 +140,13 @@ func projectFact(id string, state *string, valid *bool, until *time.Time) Fact {
 			Why: "the validity of project " + id + " ended on " + until.UTC().Format(time.DateOnly),
 			Fix: "an operator extends the project once its ethics and DPIA dates are renewed",
 		}
+	case member == nil || !*member:
+		return Fact{
+			Why: "whoever the workspace belongs to is not a member of project " + id,
+			Fix: "an operator adds that person to the members of the project",
+		}
 	}
-	return Fact{Holds: true, Why: "project is active until " + until.UTC().Format(time.DateOnly)}
+	return Fact{Holds: true, Why: "project has this member and is active until " + until.UTC().Format(time.DateOnly)}
 }
 
 func imageFact(state *string) Fact {

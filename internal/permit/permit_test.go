@@ -119,6 +119,7 @@ func TestFactsFollowTheirRows(t *testing.T) {
 	}{
 		"permit over":      {`UPDATE permit SET until = '2000-01-01'`, func(f permit.FactSet) permit.Fact { return f.Permit }},
 		"project over":     {`UPDATE project SET valid_until = '2000-01-01'`, func(f permit.FactSet) permit.Fact { return f.Project }},
+		"person removed":   {`UPDATE project SET members = '{}'`, func(f permit.FactSet) permit.Fact { return f.Project }},
 		"project closed":   {`UPDATE project SET state = 'closed'`, func(f permit.FactSet) permit.Fact { return f.Project }},
 		"image withdrawn":  {`UPDATE image SET state = 'withdrawn', withdrawn_by = 'b'`, func(f permit.FactSet) permit.Fact { return f.Image }},
 		"image registered": {`UPDATE image SET state = 'registered', approved_by = NULL`, func(f permit.FactSet) permit.Fact { return f.Image }},
@@ -211,6 +212,25 @@ func TestEndOfPermitAndReleaseAreOrdered(t *testing.T) {
 	})
 	if r.facts(query).Permit.Holds {
 		t.Error("the permit holds after its end has committed")
+	}
+}
+
+// The project's row is locked with the rest: a member is removed after the release that has seen her, or before it.
+func TestRemovalOfAMemberAndReleaseAreOrdered(t *testing.T) {
+	r := newRig(t)
+	r.grant(future)
+	p, err := r.Project(t.Context(), "flu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Members = nil
+	assertWaits(t, r, func(ctx context.Context, tx pgx.Tx) error {
+		_, _, err := r.UpdateProject(ctx, tx, olga, p, p.Version)
+		return err
+	})
+	f := r.facts(query)
+	if f.Project.Holds || !f.Permit.Holds {
+		t.Errorf("after the removal has committed: %+v", f)
 	}
 }
 

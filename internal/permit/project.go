@@ -52,7 +52,8 @@ func (s *Service) CreateProject(ctx context.Context, tx pgx.Tx, who audit.Actor,
 	return created, id, err
 }
 
-// UpdateProject replaces name, validity, members and state of the project that still has the given version; ErrState if it moved on.
+// UpdateProject replaces name, validity, members and state of the project that still has the given version; ErrState if it
+// moved on. From the commit on, no release or renewal succeeds for somebody who is not a member any more.
 func (s *Service) UpdateProject(ctx context.Context, tx pgx.Tx, who audit.Actor, p Project, version int64) (Project, audit.ID, error) {
 	doing := "updating project " + p.ID
 	if err := checkProject(p); err != nil {
