@@ -434,6 +434,12 @@ func testKeyring(t *testing.T, k Keyring) {
 
 func TestExplainNamesEveryFact(t *testing.T) {
 	r := newRig(t)
+	if _, err := r.broker.Prepare(context.Background(), volumeOf(testWorkspace)); err != nil {
+		t.Fatal(err)
+	}
+	if facts, err := r.broker.Explain(context.Background(), testWorkspace); !errors.Is(err, ErrNotFound) {
+		t.Errorf("before a guest is armed it is not known whose it is: %+v, %v", facts, err)
+	}
 	r.ready(testWorkspace)
 	check := func(failing string) {
 		t.Helper()

@@ -130,7 +130,8 @@ func value[T any](p *T) T {
 	return *p
 }
 
-// Explain says which of the facts of a release hold for a workspace now, and who can fix those that do not.
+// Explain says which of the facts of a release hold for a workspace now, and who can fix those that do not; ErrNotFound if
+// nobody has armed a guest of it yet, for then it is not known here whose it is.
 func (b *Broker) Explain(ctx context.Context, workspace string) ([]permit.NamedFact, error) {
 	s, err := b.State(ctx, workspace)
 	if err != nil {
@@ -139,12 +140,15 @@ func (b *Broker) Explain(ctx context.Context, workspace string) ([]permit.NamedF
 	q := permit.FactQuery{Workspace: workspace}
 	var facts permit.FactSet
 	err = postgres.InTx(ctx, b.DB, func(tx pgx.Tx) error {
-		err := tx.QueryRow(ctx, `SELECT v.project, v.site, coalesce(a.dataset, ''), coalesce(a.owner, ''), coalesce(a.image, ''),
+		err := tx.QueryRow(ctx, `SELECT v.project, v.site, a.dataset, a.owner, a.image,
 				coalesce(l.chip, ''), coalesce(l.product, ''),
 				coalesce((SELECT v.workspace || '/' || k.version FROM broker_key k WHERE k.workspace = v.workspace AND k.state = 'active'), '')
-			FROM broker_volume v LEFT JOIN LATERAL (SELECT * FROM broker_arm a WHERE a.workspace = v.workspace ORDER BY a.generation DESC LIMIT 1) a ON true
+			FROM broker_volume v JOIN LATERAL (SELECT * FROM broker_arm a WHERE a.workspace = v.workspace ORDER BY a.generation DESC LIMIT 1) a ON true
 			LEFT JOIN LATERAL (SELECT * FROM broker_lease l WHERE l.workspace = v.workspace ORDER BY l.id DESC LIMIT 1) l ON true
 			WHERE v.workspace = $1`, workspace).Scan(&q.Project, &q.Site, &q.Dataset, &q.Person, &q.Image, &q.Chip, &q.Product, &q.Key)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return ErrNotFound
+		}
 		if err != nil {
 			return fmt.Errorf("reading what it touches: %w", err)
 		}
