@@ -160,7 +160,8 @@ func (a *app) freeze() *cobra.Command {
 	cmd := &cobra.Command{Use: "freeze", Short: "Stop key releases at once, and lift the stop"}
 	var reason string
 	place := &cobra.Command{
-		Use: "place KIND VALUE", Short: "Freeze a person, project, dataset, image, site or chip", Args: cobra.ExactArgs(2),
+		Use: "place KIND VALUE", Short: "Refuse releases and renewals: person ISSUER|SUBJECT, project ID, dataset ID, image ID, site NAME, chip ID, host SITE/NAME, product NAME, key WORKSPACE/VERSION",
+		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.post(cmd.Context(), "/v1/freezes", map[string]string{"kind": args[0], "value": args[1], "reason": reason}, showFreeze)
 		},

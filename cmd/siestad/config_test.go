@@ -5,8 +5,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/eosc-siesta/siestad/internal/permit"
 )
 
 const goodConfig = `installation: test0001
@@ -205,5 +208,18 @@ func TestDatabasePasswordStaysInItsFile(t *testing.T) {
 	dsn, err := DatabaseConfig{Connection: "host=h dbname=d", PasswordFile: file}.dsn()
 	if want := `host=h dbname=d password='it\'s \\ hard'`; err != nil || dsn != want {
 		t.Errorf("got %s, %v, want %s", dsn, err, want)
+	}
+}
+
+// A freeze can name what the configuration names, written as the broker compares it.
+func TestFreezableIsWhatTheConfigurationNames(t *testing.T) {
+	id := func(digit string) string { return strings.Repeat(digit, 128) }
+	got := freezable(&Config{Sites: []SiteConfig{
+		{Name: "ifca", Chips: []ChipConfig{{ID: id("A"), Host: "node-1"}, {ID: id("b"), Host: "node-1"}, {ID: id("c")}}},
+		{Name: "bari"},
+	}})
+	want := []permit.Site{{Name: "ifca", Hosts: []string{"node-1"}, Chips: []string{id("a"), id("b"), id("c")}}, {Name: "bari"}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

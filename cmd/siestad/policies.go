@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -13,6 +14,7 @@ import (
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/audit"
 	"github.com/eosc-siesta/siestad/internal/keybroker"
+	"github.com/eosc-siesta/siestad/internal/permit"
 	"github.com/eosc-siesta/siestad/internal/policy"
 	"github.com/eosc-siesta/siestad/internal/workspace"
 )
@@ -45,6 +47,22 @@ func hosts(c *Config) keybroker.HostOf {
 		}
 	}
 	return func(site, chip string) string { return names[[2]string{site, chip}] }
+}
+
+// freezable is what the configuration names and a freeze may name.
+func freezable(c *Config) []permit.Site {
+	var list []permit.Site
+	for _, s := range c.Sites {
+		site := permit.Site{Name: s.Name}
+		for _, chip := range s.Chips {
+			site.Chips = append(site.Chips, strings.ToLower(chip.ID))
+			if chip.Host != "" && !slices.Contains(site.Hosts, chip.Host) {
+				site.Hosts = append(site.Hosts, chip.Host)
+			}
+		}
+		list = append(list, site)
+	}
+	return list
 }
 
 // floorKeys reads the public keys that sign floor files.

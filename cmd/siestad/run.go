@@ -66,7 +66,7 @@ func serve(ctx context.Context, c *Config) error {
 	if err != nil {
 		return err
 	}
-	permits, images := permit.New(db, log.Recorder), image.New(db, log.Recorder)
+	permits, images := permit.New(db, log.Recorder, freezable(c)...), image.New(db, log.Recorder)
 	clouds, err := sites(c)
 	if err != nil {
 		return err

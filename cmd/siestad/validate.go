@@ -222,7 +222,7 @@ func (v *validation) site(s SiteConfig, path []any) {
 		id, err := hex.DecodeString(chip.ID)
 		v.need(err == nil && len(id) == 64, field("chips", i, "id"), "write 128 hexadecimal digits")
 		v.need(chip.Host == "" || hostPattern.MatchString(chip.Host), field("chips", i, "host"), "must match %s", hostPattern)
-		v.need(chip.Product == "" || slices.Contains([]string{attest.Milan, attest.Genoa, attest.Turin}, chip.Product), field("chips", i, "product"), "choose Milan, Genoa or Turin")
+		v.need(chip.Product == "" || slices.Contains(attest.ProductLines(), chip.Product), field("chips", i, "product"), "choose Milan, Genoa or Turin")
 		v.need((chip.Product == "") == (chip.TCB == nil), field("chips", i), "name both product and tcb, or neither")
 		if chip.VCEKFile != "" {
 			_, err := os.Stat(chip.VCEKFile)

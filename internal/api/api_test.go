@@ -109,6 +109,14 @@ func TestStory(t *testing.T) {
 	r.want(202, ann, "DELETE", ws, nil, with("If-Match", shown.header.Get("ETag")))
 
 	var freeze gen.Freeze
+	for value, row := range map[string]struct{ kind, says string }{
+		"epic": {"project", "there is no project"}, "d9": {"dataset", "there is no dataset"}, "img-9": {"image", "there is no image"}, "ifac": {"site", "these are: ifca"},
+		"ann": {"person", "issuer|subject"}, "Bergamo": {"product", "Milan, Genoa, Turin"}, "abc": {"chip", "128 hexadecimal digits"},
+	} {
+		if p := r.want(422, cus, "POST", "/v1/freezes", map[string]any{"kind": row.kind, "value": value, "reason": "stop"}).problem(t); !strings.Contains(p.Detail, row.says) {
+			t.Errorf("%s %s: %q does not say %q", row.kind, value, p.Detail, row.says)
+		}
+	}
 	r.want(201, cus, "POST", "/v1/freezes", map[string]any{"kind": "project", "value": "epi", "reason": "stop"}).into(t, &freeze)
 	r.want(200, cus, "GET", "/v1/freezes/"+freeze.ID, nil)
 	r.want(200, cus, "GET", "/v1/freezes", nil)

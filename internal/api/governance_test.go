@@ -210,7 +210,16 @@ func TestQuarantinesOverTheWire(t *testing.T) {
 	for _, who := range []person{cus, aud, ann} {
 		r.want(403, who, "POST", "/v1/quarantines", body)
 	}
-	r.want(422, op, "POST", "/v1/quarantines", map[string]any{"kind": "host", "value": "no slash", "reason": "x"})
+	r.sql(`INSERT INTO image (id, name, state, created_by) VALUES ('img', 'guest', 'draft', 'op')`)
+	for value, row := range map[string]struct{ kind, says string }{
+		"no slash": {"host", "site/name"}, "ifca/node-9": {"host", "ifca/node-1"}, "abc": {"chip", "128 hexadecimal digits"}, "img-9": {"image", "there is no image"},
+		"Siena": {"product", "Milan, Genoa, Turin"}, guestOne + "/9": {"key", "there is no key version"},
+	} {
+		p := r.want(422, op, "POST", "/v1/quarantines", map[string]any{"kind": row.kind, "value": value, "reason": "x"}).problem(t)
+		if !strings.Contains(p.Detail, row.says) {
+			t.Errorf("%s %s: %q does not say %q", row.kind, value, p.Detail, row.says)
+		}
+	}
 	r.want(400, op, "POST", "/v1/quarantines", map[string]any{"kind": "person", "value": "ann", "reason": "x"})
 	var q gen.Quarantine
 	r.want(201, op, "POST", "/v1/quarantines", body).into(t, &q)

@@ -88,7 +88,7 @@ func newRigWith(t testing.TB, s setup) *rig {
 	r.broker, r.store = &fakeBroker{Broker: real}, store
 	r.workspaces = &fakeWorkspaces{log: r.log.Recorder, all: map[string]workspace.Workspace{}, ops: map[string]workspace.Operation{}}
 	r.policies = newPolicies(r.db, r.log.Recorder)
-	permits := permit.New(r.db, r.log.Recorder)
+	permits := permit.New(r.db, r.log.Recorder, permit.Site{Name: "ifca", Hosts: []string{"node-1"}})
 	r.server, err = New(Config{
 		DB: r.db, Logger: zap.NewNop(), Log: r.log, Authz: rules, Workspaces: r.workspaces, Permits: permits, Images: image.New(r.db, r.log.Recorder),
 		Policies: r.policies, Decisions: r.policies.Archive, Quarantines: quarantine.New(r.db, r.log.Recorder, permits, hostOfTest),

@@ -24,6 +24,10 @@ const (
 	Turin = "Turin"
 )
 
+// ProductLines are all of SEV-SNP that can be judged. The processors called Bergamo
+// and Siena are Genoa's: its root signs them, and their evidence comes as Genoa.
+func ProductLines() []string { return []string{Milan, Genoa, Turin} }
+
 // Revocation says what a policy asks of AMD's revocation lists.
 type Revocation string
 

@@ -195,8 +195,7 @@ func (j *judgement) product(report []byte, version uint32, leaf *vcek) string {
 	} else {
 		line = productLine(report[0x188], report[0x189])
 	}
-	switch line {
-	case Milan, Genoa, Turin:
+	if slices.Contains(ProductLines(), line) {
 		j.pass(checkProduct, line)
 		return line
 	}

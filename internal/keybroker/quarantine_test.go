@@ -23,7 +23,7 @@ func nodeOne(string, string) string { return "node-1" }
 
 // place quarantines in a transaction of its own, as package quarantine does.
 func (r *rig) place(kind permit.FreezeKind, value string, before func()) (hits []Hit, rounds int, err error) {
-	permits := permit.New(r.db, r.log.Recorder)
+	permits := permit.New(r.db, r.log.Recorder, permit.Site{Name: testSite, Hosts: []string{"node-1", "node-2"}})
 	err = r.tx(func(tx pgx.Tx) error {
 		hits, err = Quarantine(context.Background(), tx, nodeOne, kind, value, func(ctx context.Context, tx pgx.Tx) (string, error) {
 			if rounds++; before != nil {
@@ -71,6 +71,8 @@ func TestQuarantineLeavesTheRest(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	g, _, _ := r.ready(testWorkspace)
+	r.exec(`INSERT INTO image (id, name, state, created_by) VALUES ('another', 'guest', 'draft', 'op')`)
+	r.exec(`INSERT INTO broker_key (workspace, version, state, epoch, kek, blob_hash) SELECT workspace, 2, 'prepared', epoch, kek, blob_hash FROM broker_key`)
 	for kind, value := range map[permit.FreezeKind]string{
 		"chip": strings.Repeat("ab", 64), "host": testSite + "/node-2", "image": "another", "key": testWorkspace + "/2", "product": "Milan",
 	} {

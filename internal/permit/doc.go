@@ -5,8 +5,10 @@
 // who are its members at the time: a permit does not outlive a membership. A permit
 // joins one project, one dataset version and a set of people; the dataset's
 // custodian grants it and may end it at any time. A freeze is a person's "stop": it
-// names one person, project, dataset, image, site or chip, and while it is live
-// no key is released to anything it touches.
+// names one person, project, dataset, image, site, chip, host, product line or key
+// version, and while it is live no key is released to anything it touches. What it
+// names is written as releases have it and is there to be stopped: a name that
+// nothing has is refused.
 //
 // Every fact is read inside the transaction that releases a key, with the rows
 // locked against change (FOR SHARE), so an end or a freeze that commits first

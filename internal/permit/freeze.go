@@ -3,7 +3,6 @@ package permit
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -16,8 +15,8 @@ import (
 // FreezeKind says what a freeze names.
 type FreezeKind string
 
-// FreezeKinds are all things that can be frozen. A chip's value is its id in lower-case hex, a host's is site/name, a
-// product's is the vendor's name of the line, a key's is workspace/version.
+// FreezeKinds are all things that can be frozen. A chip's value is its whole id in lower-case hex, a host's is site/name, a
+// product's is the name under which evidence comes, a key's is workspace/version.
 var FreezeKinds = []FreezeKind{"person", "project", "dataset", "image", "site", "chip", "host", "product", "key"}
 
 // QuarantineKinds are what can be quarantined: the machinery, not people or what they work on.
@@ -62,7 +61,14 @@ func (s *Service) PlaceQuarantine(ctx context.Context, tx pgx.Tx, who audit.Acto
 
 func (s *Service) place(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freeze) (Freeze, error) {
 	doing := fmt.Sprintf("freezing %s %s", f.Kind, f.Value)
-	if err := checkFreeze(who, f); err != nil {
+	value, err := Named(f.Kind, f.Value)
+	if err == nil {
+		err = checkReason(who, f.Reason)
+	}
+	if err == nil {
+		err = s.known(ctx, tx, f.Kind, value)
+	}
+	if err != nil {
 		return Freeze{}, fmt.Errorf("%s: %w", doing, err)
 	}
 	if err := CloseGate(ctx, tx); err != nil {
@@ -70,30 +76,12 @@ func (s *Service) place(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freez
 	}
 	return collectOne[Freeze](ctx, tx, doing,
 		`INSERT INTO freeze_order (id, kind, value, reason, state, placed_by, quarantine) VALUES ($1, $2, $3, $4, 'live', $5, $6) RETURNING `+freezeColumns,
-		newID(), f.Kind, f.Value, f.Reason, who.Subject, f.Quarantine)
+		newID(), f.Kind, value, f.Reason, who.Subject, f.Quarantine)
 }
 
-var (
-	hostPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,62}/[A-Za-z0-9][A-Za-z0-9._-]{0,200}$`)
-	keyPattern  = regexp.MustCompile(`^[0-9a-z]{26}/[1-9][0-9]{0,8}$`)
-	namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$`)
-)
-
-func checkFreeze(who audit.Actor, f Freeze) error {
+func checkReason(who audit.Actor, reason string) error {
 	switch {
-	case !slices.Contains(FreezeKinds, f.Kind):
-		return invalid("kind %q is none of %v", f.Kind, FreezeKinds)
-	case strings.TrimSpace(f.Value) == "" || len(f.Value) > 300:
-		return invalid("value must have 1 to 300 bytes")
-	case f.Kind == "chip" && strings.Trim(f.Value, "0123456789abcdef") != "":
-		return invalid("a chip id is written in lower-case hex")
-	case f.Kind == "host" && !hostPattern.MatchString(f.Value):
-		return invalid("a host is written as site/name")
-	case f.Kind == "key" && !keyPattern.MatchString(f.Value):
-		return invalid("a key version is written as workspace/version")
-	case f.Kind == "product" && !namePattern.MatchString(f.Value):
-		return invalid("a product line is written as its vendor does, such as Milan")
-	case strings.TrimSpace(f.Reason) == "" || len(f.Reason) > 500:
+	case strings.TrimSpace(reason) == "" || len(reason) > 500:
 		return invalid("reason must have 1 to 500 bytes")
 	case who.Subject == "":
 		return invalid("a freeze is placed by somebody")

@@ -3,6 +3,7 @@ package permit_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,7 +36,8 @@ type rig struct {
 func newRig(t *testing.T) rig {
 	t.Helper()
 	db := pgtest.New(t)
-	r := rig{t, db, permit.New(db, audittest.Recorder(t))}
+	r := rig{t, db, permit.New(db, audittest.Recorder(t),
+		permit.Site{Name: "ifca", Hosts: []string{"node-1", "node-2"}, Chips: []string{query.Chip, strings.Repeat("c5", 64)}})}
 	r.tx(func(tx pgx.Tx) error {
 		_, _, err := r.CreateProject(t.Context(), tx, olga, permit.Project{ID: "flu", Name: "Influenza", ValidUntil: future, Members: []string{rita}})
 		return err
@@ -47,6 +49,8 @@ func newRig(t *testing.T) rig {
 	r.exec(`INSERT INTO blob (sha256, sha512, size) VALUES (decode(repeat('00', 32), 'hex'), decode(repeat('00', 64), 'hex'), 1)`)
 	r.exec(`INSERT INTO image (id, name, state, kernel, initrd, firmware, created_by, registered_by, approved_by)
 	        SELECT 'img', 'guest', 'approved', sha256, sha256, sha256, 'a', 'a', 'b' FROM blob`)
+	r.exec(`INSERT INTO broker_volume (workspace, project, site, secret_name, state) VALUES ('01jabcdefghjkmnpqrstvwxyz0', 'flu', 'ifca', 'k', 'open')`)
+	r.exec(`INSERT INTO broker_key (workspace, version, state, epoch, kek, blob_hash) SELECT workspace, 1, 'active', 1, '', decode(repeat('00', 32), 'hex') FROM broker_volume`)
 	return r
 }
 
@@ -74,7 +78,7 @@ func (r rig) grant(until time.Time) permit.Permit {
 	return p
 }
 
-var query = permit.FactQuery{Workspace: "w", Project: "flu", Dataset: "cohort-1", Person: rita, Image: "img", Site: "ifca", Chip: "00ff", Host: "ifca/node-1", Product: "Milan", Key: "01jabcdefghjkmnpqrstvwxyz0/1"}
+var query = permit.FactQuery{Workspace: "w", Project: "flu", Dataset: "cohort-1", Person: rita, Image: "img", Site: "ifca", Chip: strings.Repeat("0f", 64), Host: "ifca/node-1", Product: "Milan", Key: "01jabcdefghjkmnpqrstvwxyz0/1"}
 
 func (r rig) facts(q permit.FactQuery) permit.FactSet {
 	r.t.Helper()

@@ -55,10 +55,6 @@ func TestInvalidInputSaysWhatIsWrong(t *testing.T) {
 			_, _, err := r.Place(t.Context(), tx, olga, permit.Freeze{Kind: "moon", Value: "x", Reason: "y"})
 			return err
 		},
-		"freeze of a chip not in hex": func(tx pgx.Tx) error {
-			_, _, err := r.Place(t.Context(), tx, olga, permit.Freeze{Kind: "chip", Value: "XYZ", Reason: "y"})
-			return err
-		},
 		"permit for nobody": func(tx pgx.Tx) error {
 			_, _, err := r.Grant(t.Context(), tx, carlo, permit.Permit{Project: "flu", Dataset: "cohort-1", Until: future})
 			return err

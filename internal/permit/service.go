@@ -32,10 +32,14 @@ var (
 type Service struct {
 	db    *pgxpool.Pool
 	audit *audit.Recorder
+	sites []Site
 }
 
-// New returns a service over a migrated database.
-func New(db *pgxpool.Pool, log *audit.Recorder) *Service { return &Service{db: db, audit: log} }
+// New returns a service over a migrated database. Sites are what the configuration names; nothing else can be frozen as a
+// site or a host.
+func New(db *pgxpool.Pool, log *audit.Recorder, sites ...Site) *Service {
+	return &Service{db: db, audit: log, sites: sites}
+}
 
 var idPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,62}$`)
 

@@ -45,6 +45,10 @@ const maxNamed = 50
 // Place puts a quarantine into force and ends the leases that it finds, in the caller's transaction.
 func (s *Service) Place(ctx context.Context, tx pgx.Tx, who audit.Actor, kind permit.FreezeKind, value, reason string) (Order, audit.ID, error) {
 	doing := fmt.Sprintf("placing a quarantine on %s %s", kind, value)
+	value, err := permit.Named(kind, value) // as the leases have it, which are looked for first
+	if err != nil {
+		return Order{}, 0, fmt.Errorf("%s: %w", doing, err)
+	}
 	var placed permit.Freeze
 	hits, err := keybroker.Quarantine(ctx, tx, s.hosts, kind, value, func(ctx context.Context, tx pgx.Tx) (string, error) {
 		var err error
