@@ -98,10 +98,10 @@ func (s *Service) Lift(ctx context.Context, tx pgx.Tx, who audit.Actor, id strin
 		return Freeze{}, 0, err
 	}
 	if len(lifted) == 0 {
-		f, err := s.Freeze(ctx, id)
+		f, err := collectOne[Freeze](ctx, tx, doing, `SELECT `+freezeColumns+` FROM freeze_order WHERE id = $1`, id)
 		switch {
 		case err != nil:
-			return Freeze{}, 0, fmt.Errorf("%s: %w", doing, err)
+			return Freeze{}, 0, err
 		case f.Quarantine:
 			return Freeze{}, 0, fmt.Errorf("%s: %w: it is a quarantine, which is lifted as one", doing, ErrState)
 		}

@@ -92,7 +92,7 @@ func (s *Service) Lift(ctx context.Context, tx pgx.Tx, who audit.Actor, id strin
 	if err != nil {
 		return Order{}, 0, err
 	}
-	hits, err := s.hits(ctx, id)
+	hits, err := hitsOf(ctx, tx, id)
 	return order(f, hits), entry, err
 }
 
@@ -105,7 +105,7 @@ func (s *Service) Get(ctx context.Context, id string) (Order, error) {
 	if !f.Quarantine {
 		return Order{}, fmt.Errorf("reading quarantine %s: %w", id, permit.ErrNotFound)
 	}
-	hits, err := s.hits(ctx, id)
+	hits, err := hitsOf(ctx, s.db, id)
 	return order(f, hits), err
 }
 
@@ -122,8 +122,13 @@ func (s *Service) List(ctx context.Context, before string, limit int) ([]Order, 
 	return list, nil
 }
 
-func (s *Service) hits(ctx context.Context, id string) ([]keybroker.Hit, error) {
-	rows, err := s.db.Query(ctx, `SELECT workspace, project, site, generation, lease, chip, host FROM quarantine_hit
+// querier is what a pool and a transaction have in common.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func hitsOf(ctx context.Context, db querier, id string) ([]keybroker.Hit, error) {
+	rows, err := db.Query(ctx, `SELECT workspace, project, site, generation, lease, chip, host FROM quarantine_hit
 		WHERE quarantine = $1 ORDER BY workspace`, id)
 	if err != nil {
 		return nil, fmt.Errorf("reading what quarantine %s hit: %w", id, err)

@@ -2,6 +2,7 @@ package quarantine
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -19,11 +20,13 @@ const workspace = "01jabcdefghjkmnpqrstvwxyz0"
 var (
 	chip = strings.Repeat("c5", 64)
 	olga = audit.Actor{Kind: audit.Person, Subject: "https://id.test|olga"}
+	oz   = audit.Actor{Kind: audit.Person, Subject: "https://id.test|oz"}
 )
 
 type rig struct {
 	t *testing.T
 	*Service
+	permits *permit.Service
 }
 
 // newRig has one guest that holds a lease.
@@ -43,7 +46,7 @@ func newRig(t *testing.T) rig {
 		}
 	}
 	permits := permit.New(db, audittest.Recorder(t), permit.Site{Name: "ifca", Chips: []string{chip}})
-	return rig{t, New(db, audittest.Recorder(t), permits, nil)}
+	return rig{t, New(db, audittest.Recorder(t), permits, nil), permits}
 }
 
 func (r rig) tx(fn func(context.Context, pgx.Tx) error) {
@@ -67,4 +70,23 @@ func TestChipInCapitalsIsFound(t *testing.T) {
 	if err := r.db.QueryRow(t.Context(), `SELECT count(*) FROM broker_lease WHERE state = 'live'`).Scan(&live); err != nil || live != 0 {
 		t.Errorf("%d leases live on, %v", live, err)
 	}
+}
+
+// A lift sees what its own transaction sees, and takes no second connection while it holds locks on the first.
+func TestLiftReadsInItsTransaction(t *testing.T) {
+	r := newRig(t)
+	r.tx(func(ctx context.Context, tx pgx.Tx) error {
+		placed, _, err := r.Place(ctx, tx, olga, "product", "Genoa", "incident")
+		if err != nil {
+			return err
+		}
+		if _, _, err := r.permits.Lift(ctx, tx, oz, placed.ID); !errors.Is(err, permit.ErrState) {
+			t.Errorf("a quarantine lifted as a freeze: %v", err)
+		}
+		lifted, _, err := r.Lift(ctx, tx, oz, placed.ID)
+		if err == nil && (lifted.State != "lifted" || len(lifted.Hits) != 1) {
+			t.Errorf("%+v", lifted)
+		}
+		return err
+	})
 }
