@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/json"
 	"os"
@@ -259,6 +260,17 @@ func TestQuarantinesOverTheWire(t *testing.T) {
 	r.want(404, op, "GET", "/v1/quarantines/"+anyULID, nil)
 }
 
+// signedByHand is a file that package floor would not sign.
+func signedByHand(t *testing.T, payload string) string {
+	t.Helper()
+	body, err := json.Marshal(map[string]any{
+		"payload": []byte(payload), "key": floor.KeyID(floorKey.Public().(ed25519.PublicKey)),
+		"signature": ed25519.Sign(floorKey, []byte("siesta/floor/v1\n"+payload)),
+	})
+	must(t, err)
+	return string(body)
+}
+
 func TestFloorsOverTheWire(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -278,6 +290,12 @@ func TestFloorsOverTheWire(t *testing.T) {
 	r.want(403, ann, "POST", "/v1/floor-checks", newest)
 	r.want(422, op, "POST", "/v1/floors", strings.Replace(newest, `"signature":"`, `"signature":"AAAA`, 1))
 	r.want(403, cus, "POST", "/v1/floors", newest)
+	siena := signedByHand(t, `{"version":1,"issued":"2026-11-02T00:00:00Z","advisories":[{"id":"AMD-SB-3019","date":"2026-10-13","products":[{"product":"Siena","min_tcb":{"microcode":80}}]}]}`)
+	for _, path := range []string{"/v1/floors", "/v1/floor-checks"} {
+		if p := r.want(422, op, "POST", path, siena).problem(t); !strings.Contains(p.Detail, "Genoa for Bergamo and Siena") {
+			t.Errorf("%s: %q does not say what would be right", path, p.Detail)
+		}
+	}
 	var f gen.Floor
 	r.want(201, op, "POST", "/v1/floors", newest).into(t, &f)
 	if f.State != "proposed" || len(f.Advisories) != 1 || f.Advisories[0].ID != "AMD-SB-3019" {

@@ -16,7 +16,9 @@
 //  1. A floor only ever raises: what it says is joined with what a policy says already, component by component.
 //  2. Nothing in a file is believed before its signature is proved under a configured key, and its size is bounded before it
 //     is parsed.
-//  3. A product line that a file does not name is left as it was: a floor is no list of what is allowed.
+//  3. What a file asks for can be judged: it names the product lines that evidence comes from, and levels that they have. So
+//     nobody puts a floor into force that raises nothing.
+//  4. A product line that a file does not name is left as it was: a floor is no list of what is allowed.
 //
 // The package has no database and no clock. Who may put a file into force is package policy's business.
 package floor

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
@@ -67,7 +69,11 @@ func KeyID(key ed25519.PublicKey) string {
 
 // Sign makes a file of a payload that reads as one.
 func Sign(payload []byte, key ed25519.PrivateKey) ([]byte, error) {
-	if _, err := parse(payload); err != nil {
+	f, err := parse(payload)
+	if err == nil {
+		err = f.judgeable()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("signing a floor file: %w", err)
 	}
 	public, ok := key.Public().(ed25519.PublicKey)
@@ -77,7 +83,7 @@ func Sign(payload []byte, key ed25519.PrivateKey) ([]byte, error) {
 	return json.Marshal(envelope{Payload: payload, Key: KeyID(public), Signature: ed25519.Sign(key, append([]byte(label), payload...))})
 }
 
-// Verify reads a file that one of the keys has signed.
+// Verify reads a file that one of the keys has signed, and all of which would hold.
 func Verify(body []byte, keys []ed25519.PublicKey) (File, error) {
 	e, err := open(body)
 	if err != nil {
@@ -88,13 +94,21 @@ func Verify(body []byte, keys []ed25519.PublicKey) (File, error) {
 			if !ed25519.Verify(key, append([]byte(label), e.Payload...), e.Signature) {
 				return File{}, fmt.Errorf("%w: the signature is wrong", ErrInvalid)
 			}
-			return parse(e.Payload)
+			f, err := parse(e.Payload)
+			if err == nil {
+				err = f.judgeable()
+			}
+			if err != nil {
+				return File{}, err
+			}
+			return f, nil
 		}
 	}
 	return File{}, fmt.Errorf("%w: signed by none of the configured keys", ErrInvalid)
 }
 
-// ReadUnverified reads a file whose signature was proved when it was stored.
+// ReadUnverified reads a file that was verified when it was stored. What that means may have grown since: a file in force stays
+// in force.
 func ReadUnverified(body []byte) (File, error) {
 	e, err := open(body)
 	if err != nil {
@@ -155,6 +169,26 @@ func parse(payload []byte) (File, error) {
 		}
 	}
 	return f, nil
+}
+
+// judgeable refuses what would raise nothing: a product that no evidence comes from, or a level that is none.
+func (f File) judgeable() error {
+	lines := attest.ProductLines()
+	for _, a := range f.Advisories {
+		for _, p := range a.Products {
+			switch {
+			case p.Product == TDX:
+			case !slices.Contains(lines, p.Product):
+				return fmt.Errorf("%w: %s: no evidence comes from a product line %s: name %s (Genoa for Bergamo and Siena, too) or %s",
+					ErrInvalid, a.ID, p.Product, strings.Join(lines, ", "), TDX)
+			case *p.MinTCB == attest.TCB{}:
+				return fmt.Errorf("%w: %s: min_tcb of %s asks for nothing: give the levels at which it is mended", ErrInvalid, a.ID, p.Product)
+			case p.MinTCB.FMC != 0 && p.Product != attest.Turin:
+				return fmt.Errorf("%w: %s: no %s can have an fmc level, only %s has: take it out", ErrInvalid, a.ID, p.Product, attest.Turin)
+			}
+		}
+	}
+	return nil
 }
 
 func strict(body []byte, v any) error {

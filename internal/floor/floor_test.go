@@ -3,6 +3,7 @@ package floor
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -88,6 +89,32 @@ func TestMalformedPayloads(t *testing.T) {
 	} {
 		if _, err := Sign([]byte(strings.Replace(good, change[0], change[1], 1)), key); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A floor for what no evidence comes from would raise nothing, and nobody would see it.
+func TestWhatCannotBeJudgedIsNoFloor(t *testing.T) {
+	for name, row := range map[string]struct{ old, new, says string }{
+		"a processor of another line": {`"product":"Genoa"`, `"product":"Bergamo"`, "Milan, Genoa, Turin (Genoa for Bergamo and Siena, too) or TDX"},
+		"a line that is none":         {`"product":"Genoa"`, `"product":"Venice"`, "Milan, Genoa, Turin"},
+		"no level":                    {`{"microcode":80}`, `{"microcode":0}`, "asks for nothing"},
+		"a level of Turin":            {`{"microcode":80}`, `{"fmc":1,"microcode":80}`, "only Turin has"},
+	} {
+		payload := []byte(strings.Replace(good, row.old, row.new, 1))
+		if _, err := Sign(payload, key); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), row.says) {
+			t.Errorf("%s is signed: %v", name, err)
+		}
+		body, err := json.Marshal(envelope{Payload: payload, Key: KeyID(key.Public().(ed25519.PublicKey)), Signature: ed25519.Sign(key, append([]byte(label), payload...))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Verify(body, keys()); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), row.says) {
+			t.Errorf("%s is believed: %v", name, err)
+		}
+		// One that came into force before this was asked goes on to hold for what it does name.
+		if f, err := ReadUnverified(body); err != nil || f.MinEvaluation() != 19 {
+			t.Errorf("%s cannot be read any more: %v", name, err)
 		}
 	}
 }

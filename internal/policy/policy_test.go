@@ -358,6 +358,6 @@ func TestFloor(t *testing.T) {
 	}
 	_, stranger, _ := ed25519.GenerateKey(nil)
 	_, err = propose(signedFile(t, stranger,
-		`{"version":1,"issued":"2027-01-01T00:00:00Z","advisories":[{"id":"AMD-SB-3019","date":"2027-01-01","products":[{"product":"Genoa","min_tcb":{}}]}]}`))
+		`{"version":1,"issued":"2027-01-01T00:00:00Z","advisories":[{"id":"AMD-SB-3019","date":"2027-01-01","products":[{"product":"Genoa","min_tcb":{"microcode":1}}]}]}`))
 	wantError(t, err, floor.ErrInvalid)
 }
