@@ -42,15 +42,11 @@ func (s *Service) ProposeFloor(ctx context.Context, tx pgx.Tx, who audit.Actor, 
 		return Floor{}, 0, doing(err)
 	}
 	hash := sha256.Sum256(body)
-	var known bool
-	if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM security_floor WHERE sha256 = $1)`, hash[:]).Scan(&known); err != nil {
-		return Floor{}, 0, doing(err)
-	}
-	if known {
-		return Floor{}, 0, doing(fmt.Errorf("%w: this very file is here already", ErrState))
-	}
 	f, err := oneFloor(ctx, tx, `INSERT INTO security_floor (id, sha256, body, issued, state, proposed_by)
-		VALUES ($1, $2, $3, $4, 'proposed', $5) RETURNING `+floorColumns, newID(), hash[:], body, file.Issued, who.Subject)
+		VALUES ($1, $2, $3, $4, 'proposed', $5) ON CONFLICT (sha256) DO NOTHING RETURNING `+floorColumns, newID(), hash[:], body, file.Issued, who.Subject)
+	if errors.Is(err, ErrNotFound) {
+		return Floor{}, 0, doing(fmt.Errorf("%w: this very file is here already: activate that one", ErrState))
+	}
 	if err != nil {
 		return Floor{}, 0, doing(err)
 	}
@@ -87,11 +83,12 @@ func (s *Service) ActivateFloor(ctx context.Context, tx pgx.Tx, who audit.Actor,
 	if err != nil {
 		return Floor{}, 0, doing(err)
 	}
-	if err := newer(ctx, tx, f.Issued); err != nil {
+	// A release that was judged under the floor before commits first, or is judged again; so does another activation, and
+	// only then is it known which file is in force.
+	if err := permit.CloseGate(ctx, tx); err != nil {
 		return Floor{}, 0, doing(err)
 	}
-	// A release that was judged under the floor before commits first, or is judged again.
-	if err := permit.CloseGate(ctx, tx); err != nil {
+	if err := newer(ctx, tx, f.Issued); err != nil {
 		return Floor{}, 0, doing(err)
 	}
 	if _, err := tx.Exec(ctx, `UPDATE security_floor SET state = 'retired' WHERE state = 'active'`); err != nil {

@@ -129,8 +129,7 @@ func (s *Service) Create(ctx context.Context, tx pgx.Tx, who audit.Actor, scope 
 	}
 	body := p.Canonical()
 	hash := sha256.Sum256(body)
-	// Versions of one scope are counted one after the other.
-	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('siestad/policy/' || $1 || '/' || $2, 0))`, scope.Kind, scope.Name); err != nil {
+	if err := oneByOne(ctx, tx, scope); err != nil {
 		return Version{}, 0, doing(err)
 	}
 	if _, err := tx.Exec(ctx, `INSERT INTO policy_document (sha256, body) VALUES ($1, $2) ON CONFLICT DO NOTHING`, hash[:], body); err != nil {
@@ -147,6 +146,14 @@ func (s *Service) Create(ctx context.Context, tx pgx.Tx, who audit.Actor, scope 
 		return Version{}, 0, doing(err)
 	}
 	return s.record(ctx, tx, who, "policy.create", v, nil)
+}
+
+// oneByOne lets one transaction at a time count the versions of a scope, or say which of them is in force.
+func oneByOne(ctx context.Context, tx pgx.Tx, scope Scope) error {
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('siestad/policy/' || $1 || '/' || $2, 0))`, scope.Kind, scope.Name); err != nil {
+		return fmt.Errorf("waiting for another change of its scope: %w", err)
+	}
+	return nil
 }
 
 // Propose asks others to activate a draft. From now on it is a matter of who has not written it.
@@ -179,6 +186,9 @@ func (s *Service) Activate(ctx context.Context, tx pgx.Tx, who audit.Actor, id s
 		return Version{}, 0, doing(err)
 	}
 	if err := s.admissible(ctx, tx, Scope{v.ScopeKind, v.Scope}, p); err != nil {
+		return Version{}, 0, doing(err)
+	}
+	if err := oneByOne(ctx, tx, Scope{v.ScopeKind, v.Scope}); err != nil {
 		return Version{}, 0, doing(err)
 	}
 	var before string

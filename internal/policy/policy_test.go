@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -302,6 +303,81 @@ func TestFloorWaitsForReleases(t *testing.T) {
 	if err := r.tx(func(tx pgx.Tx) error { _, _, err := r.ActivateFloor(ctx, tx, carlo, f.ID); return err }); err != nil {
 		t.Errorf("after the release: %v", err)
 	}
+}
+
+// afterAnother runs second in a transaction that waits for that of first.
+func (r rig) afterAnother(first, second func(tx pgx.Tx) error) (err error) {
+	r.t.Helper()
+	ctx := context.Background()
+	result := make(chan error, 1)
+	if err := r.tx(func(tx pgx.Tx) error {
+		if err := first(tx); err != nil {
+			return err
+		}
+		go func() { result <- r.tx(second) }()
+		for waiting := 0; waiting == 0; {
+			select {
+			case err := <-result:
+				return fmt.Errorf("the second did not wait for the first: %w", err)
+			default:
+			}
+			if err := r.DB.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`).Scan(&waiting); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		r.t.Fatal(err)
+	}
+	return <-result
+}
+
+// Two people put two files into force at once: whichever commits last, floors never go back.
+func TestFloorsNeverGoBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	ctx := context.Background()
+	level := r.site.MinTCB[attest.Genoa].Microcode
+	propose := func(body []byte) (f Floor) {
+		t.Helper()
+		if err := r.tx(func(tx pgx.Tx) (err error) { f, _, err = r.ProposeFloor(ctx, tx, carla, body); return err }); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	older, newest := propose(floorFile(t, judge, level)), propose(floorFile(t, judge.Add(time.Hour), level+1))
+	activate := func(id string) func(tx pgx.Tx) error {
+		return func(tx pgx.Tx) error { _, _, err := r.ActivateFloor(ctx, tx, carlo, id); return err }
+	}
+	wantError(t, r.afterAnother(activate(newest.ID), activate(older.ID)), ErrState)
+	if f, err := r.Floor(ctx, newest.ID); err != nil || f.State != "active" {
+		t.Errorf("%s, %v", f.State, err)
+	}
+	body := floorFile(t, judge.Add(2*time.Hour), level+2)
+	again := func(tx pgx.Tx) error { _, _, err := r.ProposeFloor(ctx, tx, carla, body); return err }
+	wantError(t, r.afterAnother(again, again), ErrState) // the very same file
+}
+
+func TestPoliciesNeverGoBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	ctx := context.Background()
+	proposed := func() Version {
+		t.Helper()
+		v, err := r.create(Scope{"site", "ifca"}, r.site)
+		if err == nil {
+			v, err = r.move(r.Propose, carla, v.ID)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	older, newest := proposed(), proposed()
+	activate := func(id string) func(tx pgx.Tx) error {
+		return func(tx pgx.Tx) error { _, _, err := r.Activate(ctx, tx, carlo, id); return err }
+	}
+	wantError(t, r.afterAnother(activate(newest.ID), activate(older.ID)), ErrState)
 }
 
 func TestFloor(t *testing.T) {
