@@ -179,8 +179,8 @@ func TestAdmission(t *testing.T) {
 	}
 	var refused *Refused
 	err := postgresErr(ctx, r, func(tx pgx.Tx) error { _, _, _, err := r.svc.Create(ctx, tx, operator, r.spec()); return err })
-	if !errors.As(err, &refused) || len(refused.Facts) != 1 || refused.Facts[0].Name != "permit" || refused.Facts[0].Fix == "" {
-		t.Errorf("without a permit: %v", err)
+	if !errors.As(err, &refused) || len(refused.Facts) != 2 || refused.Facts[0].Name != "permit" || refused.Facts[1].Name != "project" || refused.Facts[1].Fix == "" {
+		t.Errorf("without a permit, and not a member: %v", err)
 	}
 	if list, err := r.svc.List(ctx, Filter{}); err != nil || len(list) != 0 {
 		t.Errorf("%d workspaces after refusals (%v)", len(list), err)
