@@ -142,7 +142,7 @@ type TokensConfig struct {
 
 // AttestationConfig is what evidence must meet.
 type AttestationConfig struct {
-	// MinTCB is the floor for each product line (Milan, Genoa). A line that is not here is refused.
+	// MinTCB is the floor for each product line (Milan, Genoa, Turin). A line that is not here is refused.
 	MinTCB map[string]attest.TCB `yaml:"min_tcb"`
 	// RequireAliasCheck refuses firmware that has not looked for aliased memory (BadRAM).
 	RequireAliasCheck bool `yaml:"require_alias_check"`

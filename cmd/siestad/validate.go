@@ -168,8 +168,9 @@ func loopback(host string) bool {
 
 func (v *validation) attestation(a AttestationConfig) {
 	v.need(len(a.MinTCB) > 0, at("attestation", "min_tcb"), "give a floor for each product line that may hold keys; without one everything is refused")
-	for line := range a.MinTCB {
-		v.need(line == attest.Milan || line == attest.Genoa, at("attestation", "min_tcb", line), "%q is not a product line that can be judged; choose Milan or Genoa", line)
+	for line, tcb := range a.MinTCB {
+		v.need(slices.Contains(attest.ProductLines(), line), at("attestation", "min_tcb", line), "%q is not a product line that can be judged; choose Milan, Genoa or Turin", line)
+		v.need(line == attest.Turin || tcb.FMC == 0, at("attestation", "min_tcb", line), "only Turin has an fmc level")
 	}
 	for i, file := range a.RevocationLists {
 		_, err := os.Stat(file)
