@@ -4,7 +4,9 @@ import (
 	"encoding/asn1"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -60,6 +62,12 @@ type Value struct {
 	MinSVN  *uint64  `json:"min_svn,omitempty"`
 	Version string   `json:"version,omitempty"`
 	Name    string   `json:"name,omitempty"`
+}
+
+// Subject says in words of what the value is, such as "ACME OVMF, firmware, 2024.05".
+func (v Value) Subject() string {
+	parts := []string{v.Environment.String(), v.Key.String(), v.Name, v.Version}
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ", ")
 }
 
 // Environment is what is measured.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/corim"
 )
 
 // Errors that callers branch on.
@@ -85,12 +87,16 @@ type Image struct {
 
 // Service keeps images and their files in Postgres.
 type Service struct {
-	db    *pgxpool.Pool
-	audit *audit.Recorder
+	db        *pgxpool.Pool
+	audit     *audit.Recorder
+	endorsers []corim.PublicKey
 }
 
-// New returns a service over a migrated database.
-func New(db *pgxpool.Pool, log *audit.Recorder) *Service { return &Service{db: db, audit: log} }
+// New returns a service over a migrated database. Endorsers are the keys whose documents about files are accepted: with none,
+// none is.
+func New(db *pgxpool.Pool, log *audit.Recorder, endorsers ...corim.PublicKey) *Service {
+	return &Service{db: db, audit: log, endorsers: endorsers}
+}
 
 // Create stores an empty draft.
 func (s *Service) Create(ctx context.Context, tx pgx.Tx, who audit.Actor, name string) (Image, audit.ID, error) {
@@ -193,6 +199,19 @@ func (s *Service) changed(ctx context.Context, tx pgx.Tx, who audit.Actor, actio
 	for kind, f := range img.files() {
 		if f.Present() {
 			details[string(kind)] = hex.EncodeToString(f.SHA256[:])
+		}
+	}
+	if img.State == Approved { // what was known of its files when somebody answered for them
+		list, err := s.endorsed(ctx, tx, id)
+		if err != nil {
+			return Image{}, 0, fmt.Errorf("%s %s: %w", action, id, err)
+		}
+		for _, e := range list {
+			name := string(e.File) + "_endorsed_by"
+			known, _ := details[name].([]string)
+			if !slices.Contains(known, e.Endorsement) {
+				details[name] = append(known, e.Endorsement)
+			}
 		}
 	}
 	entry, err := s.audit.Append(ctx, tx, audit.Entry{Actor: who, Action: action, Object: "image/" + id, Outcome: audit.Success, Details: details})
