@@ -40,6 +40,9 @@ type Config struct {
 	// Collateral says where the statements of processor vendors come from. Left out, nobody is asked and they are imported.
 	Collateral CollateralConfig `yaml:"collateral"`
 
+	// ReferenceValues are signed statements about the files and digests of guests (CoRIM): this installation's and others'.
+	ReferenceValues ReferenceValuesConfig `yaml:"reference_values"`
+
 	// Sites are the clouds on which workspaces can run.
 	Sites []SiteConfig `yaml:"sites"`
 
@@ -167,6 +170,15 @@ type CollateralConfig struct {
 	Grace time.Duration `yaml:"grace"`
 	// Budget is how many requests to vendors the evidence of one project may cause at once, 10 if left out; one more every 10 seconds.
 	Budget int `yaml:"budget"`
+}
+
+// ReferenceValuesConfig says who signs reference values.
+type ReferenceValuesConfig struct {
+	// KeyFile holds the key (P-256, P-384 or Ed25519, PKCS#8 PEM) that signs what is exported, such as `siestad keys token` makes; left out, nothing is.
+	KeyFile string `yaml:"key_file"`
+	// EndorserKeys are the public keys (P-256, P-384 or Ed25519, PEM files) whose documents about files may be imported; with none, none may.
+	// A document of a key that is taken out counts no more.
+	EndorserKeys []string `yaml:"endorser_keys"`
 }
 
 // SiteConfig is one cloud.

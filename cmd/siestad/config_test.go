@@ -128,6 +128,8 @@ func TestEveryFaultIsNamedWithItsLineAndWhatToDo(t *testing.T) {
 		"vendor while offline":  {"sites:\n", "collateral: {kds_url: https://kds.example.org, offline: true}\nsites:\n", 22, "offline is true"},
 		"half of Intel":         {"sites:\n", "collateral: {pcs_url: https://pcs.example.org}\nsites:\n", 22, "both pcs_url and root_crl_url"},
 		"long grace":            {"sites:\n", "collateral: {grace: 25h}\nsites:\n", 22, "at most 24h"},
+		"no publisher's key":    {"sites:\n", "reference_values: {key_file: DIR/absent}\nsites:\n", 22, "keys token"},
+		"an endorser's secret":  {"sites:\n", "reference_values: {endorser_keys: [DIR/tokens.pem]}\nsites:\n", 22, "PUBLIC KEY"},
 		"product without TCB":   {"- id: CHIP", "- id: CHIP\n        product: Genoa", 34, "both product and tcb"},
 		"doubled key":           {"network: siesta", "network: siesta\n    network: other", 29, "already defined"},
 	} {
@@ -142,6 +144,20 @@ func TestEveryFaultIsNamedWithItsLineAndWhatToDo(t *testing.T) {
 				t.Errorf("got:\n%v\nwant a line that begins with %q and says %q", err, want, row.says)
 			}
 		})
+	}
+}
+
+func TestPublisherHasAKeyOrSaysNothing(t *testing.T) {
+	c, err := loadConfig(writeConfig(t, "sites:\n", "reference_values: {key_file: DIR/tokens.pem}\nsites:\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := publisher(c)
+	if err != nil || p.Name != c.Log.Origin || p.Build == "" || p.Key.Public().ID() == "" {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if p, err := publisher(&Config{}); err != nil || p.Key.Public().ID() != "" {
+		t.Errorf("without a key: %+v, %v", p, err)
 	}
 }
 

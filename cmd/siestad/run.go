@@ -66,7 +66,15 @@ func serve(ctx context.Context, c *Config) error {
 	if err != nil {
 		return err
 	}
-	permits, images := permit.New(db, log.Recorder, freezable(c)...), image.New(db, log.Recorder)
+	endorsers, err := endorserKeys(c.ReferenceValues.EndorserKeys)
+	if err != nil {
+		return err
+	}
+	publishes, err := publisher(c)
+	if err != nil {
+		return err
+	}
+	permits, images := permit.New(db, log.Recorder, freezable(c)...), image.New(db, log.Recorder, endorsers...)
 	clouds, err := sites(c)
 	if err != nil {
 		return err
@@ -137,7 +145,8 @@ func serve(ctx context.Context, c *Config) error {
 		DB: db, Logger: logger.Named("api"), Log: log, Authz: rules, Issuers: issuers(c), Workspaces: workspaces,
 		Permits: permits, Images: images, Broker: broker, Secrets: broker, Attestations: broker, Sites: apiSites(clouds), CursorKey: cursorKey, Metrics: metrics,
 		Policies: inForce, Decisions: inForce.Archive, Quarantines: quarantine.New(db, log.Recorder, permits, inForce.Host),
-		Ready: func(ctx context.Context) error { return postgres.CheckSchema(ctx, db) },
+		Publisher: publishes,
+		Ready:     func(ctx context.Context) error { return postgres.CheckSchema(ctx, db) },
 	})
 	if err != nil {
 		return err

@@ -80,6 +80,7 @@ func (v *validation) config(c *Config) {
 	v.tokens(c.Tokens)
 	v.attestation(c.Attestation)
 	v.collateral(c.Collateral)
+	v.referenceValues(c.ReferenceValues)
 	v.need(len(c.Sites) > 0, at("sites"), "name at least one cloud")
 	seen := map[string]bool{}
 	for i, site := range c.Sites {
@@ -179,6 +180,16 @@ func (v *validation) attestation(a AttestationConfig) {
 	for i, file := range a.FloorKeys {
 		_, err := floorKeys([]string{file})
 		v.need(err == nil, at("attestation", "floor_keys", i), "%v", err)
+	}
+}
+
+func (v *validation) referenceValues(c ReferenceValuesConfig) {
+	if c.KeyFile != "" {
+		v.secretFile(c.KeyFile, at("reference_values", "key_file"), "make one with `siestad keys token`")
+	}
+	for i, file := range c.EndorserKeys {
+		_, err := endorserKeys([]string{file})
+		v.need(err == nil, at("reference_values", "endorser_keys", i), "%v", err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/corim"
 	"github.com/eosc-siesta/siestad/internal/ear"
 	"github.com/eosc-siesta/siestad/internal/keybroker"
 	"github.com/eosc-siesta/siestad/internal/permit"
@@ -25,6 +26,8 @@ type setup struct {
 	collateral attest.Collateral
 	now        func() time.Time // nil: a testClock's
 	noTokens   bool
+	endorsers  []corim.PublicKey
+	publisher  Publisher
 }
 
 // newBroker is a real broker, on the test's database and a key store in memory.

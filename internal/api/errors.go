@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/eosc-siesta/siestad/internal/api/gen"
+	"github.com/eosc-siesta/siestad/internal/corim"
 	"github.com/eosc-siesta/siestad/internal/floor"
 	"github.com/eosc-siesta/siestad/internal/flow"
 	"github.com/eosc-siesta/siestad/internal/image"
@@ -88,6 +89,7 @@ var sentinels = []struct {
 	{policy.ErrInvalid, kindInvalid},
 	{policy.ErrNotFound, kindNotFound},
 	{floor.ErrInvalid, kindInvalid},
+	{corim.ErrInvalid, kindInvalid},
 	{image.ErrSelfApproval, kindSelf},
 	{image.ErrTooLarge, kindTooLarge},
 	{image.ErrState, kindState},

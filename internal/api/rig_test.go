@@ -90,8 +90,9 @@ func newRigWith(t testing.TB, s setup) *rig {
 	r.policies = newPolicies(r.db, r.log.Recorder)
 	permits := permit.New(r.db, r.log.Recorder, permit.Site{Name: "ifca", Hosts: []string{"node-1"}})
 	r.server, err = New(Config{
-		DB: r.db, Logger: zap.NewNop(), Log: r.log, Authz: rules, Workspaces: r.workspaces, Permits: permits, Images: image.New(r.db, r.log.Recorder),
-		Policies: r.policies, Decisions: r.policies.Archive, Quarantines: quarantine.New(r.db, r.log.Recorder, permits, hostOfTest),
+		DB: r.db, Logger: zap.NewNop(), Log: r.log, Authz: rules, Workspaces: r.workspaces, Permits: permits, Images: image.New(r.db, r.log.Recorder, s.endorsers...),
+		Publisher: s.publisher,
+		Policies:  r.policies, Decisions: r.policies.Archive, Quarantines: quarantine.New(r.db, r.log.Recorder, permits, hostOfTest),
 		Broker: r.broker, Secrets: r.broker, Attestations: r.broker, CursorKey: make([]byte, 32), Ready: func(context.Context) error { return nil }, Metrics: prometheus.NewRegistry(),
 		Issuers: []Issuer{r.issuer.config()}, Now: (&testClock{}).now,
 		Sites: []Site{{

@@ -65,6 +65,8 @@ type Config struct {
 	// Attestations serves stock clients, and tokens.
 	Attestations Attestations
 	Sites        []Site
+	// Publisher signs reference values; the zero value signs none.
+	Publisher Publisher
 	// Policies, Decisions and Quarantines are what the broker judges by, what it judged, and what it is not to judge at all.
 	Policies    *policy.Service
 	Decisions   *keybroker.Archive

@@ -12,6 +12,9 @@ import (
 // properties there, so that a longer line would change with the first hard reboot.
 const MaxAppend = 255
 
+// DigestVersion names what LaunchDigest computes: it changes when the same input gives another digest.
+const DigestVersion = "1"
+
 // maxVCPUs is the most that QEMU starts.
 const maxVCPUs = 1024
 

@@ -663,6 +663,43 @@ type DecisionPage struct {
 	Next  *string    `json:"next,omitempty"`
 }
 
+// Endorsement defines model for Endorsement.
+type Endorsement struct {
+	// CorimID The name that the document gives itself.
+	CorimID string `json:"corim_id"`
+
+	// Digests Digests in it that can be those of a file.
+	Digests int `json:"digests"`
+
+	// Document The document itself; not in lists.
+	Document   *[]byte    `json:"document,omitempty"`
+	ID         string     `json:"id"`
+	ImportedAt time.Time  `json:"imported_at"`
+	ImportedBy string     `json:"imported_by"`
+	NotAfter   *time.Time `json:"not_after,omitempty"`
+
+	// Sha256 Of the document.
+	Sha256 string `json:"sha256"`
+
+	// Signer The name that the signer gives itself.
+	Signer string `json:"signer"`
+
+	// SignerKey SHA-256 of the key under which the signature holds.
+	SignerKey string `json:"signer_key"`
+}
+
+// EndorsementImport defines model for EndorsementImport.
+type EndorsementImport struct {
+	// Document The signed document, in base64.
+	Document []byte `json:"document"`
+}
+
+// EndorsementPage defines model for EndorsementPage.
+type EndorsementPage struct {
+	Items []Endorsement `json:"items"`
+	Next  *string       `json:"next,omitempty"`
+}
+
 // Explanation defines model for Explanation.
 type Explanation struct {
 	Facts []Fact `json:"facts"`
@@ -830,6 +867,24 @@ type Image struct {
 // ImageCreate defines model for ImageCreate.
 type ImageCreate struct {
 	Name string `json:"name"`
+}
+
+// ImageEndorsement defines model for ImageEndorsement.
+type ImageEndorsement struct {
+	CorimID     string        `json:"corim_id"`
+	Endorsement string        `json:"endorsement"`
+	File        ImageFileKind `json:"file"`
+	NotAfter    *time.Time    `json:"not_after,omitempty"`
+	Signer      string        `json:"signer"`
+	SignerKey   string        `json:"signer_key"`
+
+	// Subject What the document says that the digest is of.
+	Subject string `json:"subject"`
+}
+
+// ImageEndorsementList defines model for ImageEndorsementList.
+type ImageEndorsementList struct {
+	Items []ImageEndorsement `json:"items"`
 }
 
 // ImageFile defines model for ImageFile.
@@ -1388,6 +1443,9 @@ type PathDataset = Slug
 // PathDecision defines model for PathDecision.
 type PathDecision = ULID
 
+// PathEndorsement defines model for PathEndorsement.
+type PathEndorsement = ULID
+
 // PathFloor defines model for PathFloor.
 type PathFloor = ULID
 
@@ -1530,6 +1588,19 @@ type ListDecisionsParams struct {
 	Outcome   *FilterDecisionOutcome   `form:"outcome,omitempty" json:"outcome,omitempty"`
 	Since     *FilterSince             `form:"since,omitempty" json:"since,omitempty"`
 	Until     *FilterUntil             `form:"until,omitempty" json:"until,omitempty"`
+}
+
+// ListEndorsementsParams defines parameters for ListEndorsements.
+type ListEndorsementsParams struct {
+	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ImportEndorsementParams defines parameters for ImportEndorsement.
+type ImportEndorsementParams struct {
+	// IdempotencyKey Any string made for this request alone, a UUID for example.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key"`
 }
 
 // CheckFloorParams defines parameters for CheckFloor.
@@ -1783,6 +1854,9 @@ type RebootWorkspaceParams struct {
 // CreateDatasetJSONRequestBody defines body for CreateDataset for application/json ContentType.
 type CreateDatasetJSONRequestBody = DatasetCreate
 
+// ImportEndorsementJSONRequestBody defines body for ImportEndorsement for application/json ContentType.
+type ImportEndorsementJSONRequestBody = EndorsementImport
+
 // CheckFloorJSONRequestBody defines body for CheckFloor for application/json ContentType.
 type CheckFloorJSONRequestBody = FloorFile
 
@@ -1860,6 +1934,15 @@ type ServerInterface interface {
 	// GetDecisionBundle Take everything home that a decision rests on
 	// (GET /v1/decisions/{decision}/bundle)
 	GetDecisionBundle(w http.ResponseWriter, r *http.Request, decision PathDecision)
+	// ListEndorsements List imported documents, newest first
+	// (GET /v1/endorsements)
+	ListEndorsements(w http.ResponseWriter, r *http.Request, params ListEndorsementsParams)
+	// ImportEndorsement Import a signed document about files
+	// (POST /v1/endorsements)
+	ImportEndorsement(w http.ResponseWriter, r *http.Request, params ImportEndorsementParams)
+	// GetEndorsement Show an imported document
+	// (GET /v1/endorsements/{endorsement})
+	GetEndorsement(w http.ResponseWriter, r *http.Request, endorsement PathEndorsement)
 	// CheckFloor Say what a floor file would refuse
 	// (POST /v1/floor-checks)
 	CheckFloor(w http.ResponseWriter, r *http.Request, params CheckFloorParams)
@@ -1899,9 +1982,15 @@ type ServerInterface interface {
 	// ApproveImage Approve an image
 	// (POST /v1/images/{image}/approve)
 	ApproveImage(w http.ResponseWriter, r *http.Request, image PathImage, params ApproveImageParams)
+	// ListImageEndorsements List what imported documents say of an image's files
+	// (GET /v1/images/{image}/endorsements)
+	ListImageEndorsements(w http.ResponseWriter, r *http.Request, image PathImage)
 	// UploadImageFile Upload a file of a draft
 	// (PUT /v1/images/{image}/files/{file})
 	UploadImageFile(w http.ResponseWriter, r *http.Request, image PathImage, file PathImageFile, params UploadImageFileParams)
+	// GetImageReferenceValues Take home the signed digests of an approved image's files
+	// (GET /v1/images/{image}/reference-values)
+	GetImageReferenceValues(w http.ResponseWriter, r *http.Request, image PathImage)
 	// RegisterImage Register an image
 	// (POST /v1/images/{image}/register)
 	RegisterImage(w http.ResponseWriter, r *http.Request, image PathImage, params RegisterImageParams)
@@ -2019,6 +2108,9 @@ type ServerInterface interface {
 	// RebootWorkspace Reboot a workspace
 	// (POST /v1/workspaces/{workspace}/reboot)
 	RebootWorkspace(w http.ResponseWriter, r *http.Request, workspace PathWorkspace, params RebootWorkspaceParams)
+	// GetWorkspaceReferenceValues Take home, signed, what the workspace's guest must measure
+	// (GET /v1/workspaces/{workspace}/reference-values)
+	GetWorkspaceReferenceValues(w http.ResponseWriter, r *http.Request, workspace PathWorkspace)
 }
 
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
@@ -2103,6 +2195,24 @@ func (_ Unimplemented) GetDecisionBundle(w http.ResponseWriter, r *http.Request,
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListEndorsements List imported documents, newest first
+// (GET /v1/endorsements)
+func (_ Unimplemented) ListEndorsements(w http.ResponseWriter, r *http.Request, params ListEndorsementsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ImportEndorsement Import a signed document about files
+// (POST /v1/endorsements)
+func (_ Unimplemented) ImportEndorsement(w http.ResponseWriter, r *http.Request, params ImportEndorsementParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetEndorsement Show an imported document
+// (GET /v1/endorsements/{endorsement})
+func (_ Unimplemented) GetEndorsement(w http.ResponseWriter, r *http.Request, endorsement PathEndorsement) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // CheckFloor Say what a floor file would refuse
 // (POST /v1/floor-checks)
 func (_ Unimplemented) CheckFloor(w http.ResponseWriter, r *http.Request, params CheckFloorParams) {
@@ -2181,9 +2291,21 @@ func (_ Unimplemented) ApproveImage(w http.ResponseWriter, r *http.Request, imag
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListImageEndorsements List what imported documents say of an image's files
+// (GET /v1/images/{image}/endorsements)
+func (_ Unimplemented) ListImageEndorsements(w http.ResponseWriter, r *http.Request, image PathImage) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // UploadImageFile Upload a file of a draft
 // (PUT /v1/images/{image}/files/{file})
 func (_ Unimplemented) UploadImageFile(w http.ResponseWriter, r *http.Request, image PathImage, file PathImageFile, params UploadImageFileParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetImageReferenceValues Take home the signed digests of an approved image's files
+// (GET /v1/images/{image}/reference-values)
+func (_ Unimplemented) GetImageReferenceValues(w http.ResponseWriter, r *http.Request, image PathImage) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2418,6 +2540,12 @@ func (_ Unimplemented) ExplainWorkspace(w http.ResponseWriter, r *http.Request, 
 // RebootWorkspace Reboot a workspace
 // (POST /v1/workspaces/{workspace}/reboot)
 func (_ Unimplemented) RebootWorkspace(w http.ResponseWriter, r *http.Request, workspace PathWorkspace, params RebootWorkspaceParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetWorkspaceReferenceValues Take home, signed, what the workspace's guest must measure
+// (GET /v1/workspaces/{workspace}/reference-values)
+func (_ Unimplemented) GetWorkspaceReferenceValues(w http.ResponseWriter, r *http.Request, workspace PathWorkspace) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -3006,6 +3134,123 @@ func (siw *ServerInterfaceWrapper) GetDecisionBundle(w http.ResponseWriter, r *h
 	handler.ServeHTTP(w, r)
 }
 
+// ListEndorsements operation middleware
+func (siw *ServerInterfaceWrapper) ListEndorsements(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListEndorsementsParams
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListEndorsements(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ImportEndorsement operation middleware
+func (siw *ServerInterfaceWrapper) ImportEndorsement(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ImportEndorsementParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	} else {
+		err := fmt.Errorf("Header parameter Idempotency-Key is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "Idempotency-Key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ImportEndorsement(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetEndorsement operation middleware
+func (siw *ServerInterfaceWrapper) GetEndorsement(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "endorsement" -------------
+	var endorsement PathEndorsement
+
+	err = runtime.BindStyledParameterWithOptions("simple", "endorsement", chi.URLParam(r, "endorsement"), &endorsement, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "endorsement", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetEndorsement(w, r, endorsement)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // CheckFloor operation middleware
 func (siw *ServerInterfaceWrapper) CheckFloor(w http.ResponseWriter, r *http.Request) {
 
@@ -3577,6 +3822,32 @@ func (siw *ServerInterfaceWrapper) ApproveImage(w http.ResponseWriter, r *http.R
 	handler.ServeHTTP(w, r)
 }
 
+// ListImageEndorsements operation middleware
+func (siw *ServerInterfaceWrapper) ListImageEndorsements(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image PathImage
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListImageEndorsements(w, r, image)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // UploadImageFile operation middleware
 func (siw *ServerInterfaceWrapper) UploadImageFile(w http.ResponseWriter, r *http.Request) {
 
@@ -3627,6 +3898,32 @@ func (siw *ServerInterfaceWrapper) UploadImageFile(w http.ResponseWriter, r *htt
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UploadImageFile(w, r, image, file, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetImageReferenceValues operation middleware
+func (siw *ServerInterfaceWrapper) GetImageReferenceValues(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "image" -------------
+	var image PathImage
+
+	err = runtime.BindStyledParameterWithOptions("simple", "image", chi.URLParam(r, "image"), &image, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetImageReferenceValues(w, r, image)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -5381,6 +5678,32 @@ func (siw *ServerInterfaceWrapper) RebootWorkspace(w http.ResponseWriter, r *htt
 	handler.ServeHTTP(w, r)
 }
 
+// GetWorkspaceReferenceValues operation middleware
+func (siw *ServerInterfaceWrapper) GetWorkspaceReferenceValues(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "workspace" -------------
+	var workspace PathWorkspace
+
+	err = runtime.BindStyledParameterWithOptions("simple", "workspace", chi.URLParam(r, "workspace"), &workspace, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "workspace", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetWorkspaceReferenceValues(w, r, workspace)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 type UnescapedCookieParamError struct {
 	ParamName string
 	Err       error
@@ -5514,6 +5837,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/workspaces/{workspace}/explain", wrapper.ExplainWorkspace)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/workspaces/{workspace}/reference-values", wrapper.GetWorkspaceReferenceValues)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/operations", wrapper.ListOperations)
@@ -5658,6 +5984,21 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/images/{image}/withdraw", wrapper.WithdrawImage)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/images/{image}/endorsements", wrapper.ListImageEndorsements)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/images/{image}/reference-values", wrapper.GetImageReferenceValues)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/endorsements", wrapper.ListEndorsements)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/endorsements", wrapper.ImportEndorsement)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/endorsements/{endorsement}", wrapper.GetEndorsement)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/sites", wrapper.ListSites)
@@ -7618,6 +7959,476 @@ type GetDecisionBundle503ApplicationProblemPlusJSONResponse struct {
 }
 
 func (response GetDecisionBundle503ApplicationProblemPlusJSONResponse) VisitGetDecisionBundleResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListEndorsementsRequestObject struct {
+	Params ListEndorsementsParams
+}
+
+type ListEndorsementsResponseObject interface {
+	VisitListEndorsementsResponse(w http.ResponseWriter) error
+}
+
+type ListEndorsements200JSONResponse EndorsementPage
+
+func (response ListEndorsements200JSONResponse) VisitListEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListEndorsements400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListEndorsements400ApplicationProblemPlusJSONResponse) VisitListEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListEndorsements401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response ListEndorsements401ApplicationProblemPlusJSONResponse) VisitListEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListEndorsements403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ListEndorsements403ApplicationProblemPlusJSONResponse) VisitListEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListEndorsements429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ListEndorsements429ApplicationProblemPlusJSONResponse) VisitListEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListEndorsements500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListEndorsements500ApplicationProblemPlusJSONResponse) VisitListEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListEndorsements503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListEndorsements503ApplicationProblemPlusJSONResponse) VisitListEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportEndorsementRequestObject struct {
+	Params ImportEndorsementParams
+	Body   *ImportEndorsementJSONRequestBody
+}
+
+type ImportEndorsementResponseObject interface {
+	VisitImportEndorsementResponse(w http.ResponseWriter) error
+}
+
+type ImportEndorsement201ResponseHeaders struct {
+	Location string
+}
+
+type ImportEndorsement201JSONResponse struct {
+	Body    Endorsement
+	Headers ImportEndorsement201ResponseHeaders
+}
+
+func (response ImportEndorsement201JSONResponse) VisitImportEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportEndorsement400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ImportEndorsement400ApplicationProblemPlusJSONResponse) VisitImportEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportEndorsement401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response ImportEndorsement401ApplicationProblemPlusJSONResponse) VisitImportEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportEndorsement403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ImportEndorsement403ApplicationProblemPlusJSONResponse) VisitImportEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportEndorsement409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response ImportEndorsement409ApplicationProblemPlusJSONResponse) VisitImportEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportEndorsement413ApplicationProblemPlusJSONResponse struct {
+	TooLargeApplicationProblemPlusJSONResponse
+}
+
+func (response ImportEndorsement413ApplicationProblemPlusJSONResponse) VisitImportEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportEndorsement415ApplicationProblemPlusJSONResponse struct {
+	UnsupportedMediaTypeApplicationProblemPlusJSONResponse
+}
+
+func (response ImportEndorsement415ApplicationProblemPlusJSONResponse) VisitImportEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportEndorsement422ApplicationProblemPlusJSONResponse struct {
+	UnprocessableApplicationProblemPlusJSONResponse
+}
+
+func (response ImportEndorsement422ApplicationProblemPlusJSONResponse) VisitImportEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportEndorsement429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ImportEndorsement429ApplicationProblemPlusJSONResponse) VisitImportEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportEndorsement500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ImportEndorsement500ApplicationProblemPlusJSONResponse) VisitImportEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ImportEndorsement503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ImportEndorsement503ApplicationProblemPlusJSONResponse) VisitImportEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetEndorsementRequestObject struct {
+	Endorsement PathEndorsement `json:"endorsement"`
+}
+
+type GetEndorsementResponseObject interface {
+	VisitGetEndorsementResponse(w http.ResponseWriter) error
+}
+
+type GetEndorsement200JSONResponse Endorsement
+
+func (response GetEndorsement200JSONResponse) VisitGetEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetEndorsement400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetEndorsement400ApplicationProblemPlusJSONResponse) VisitGetEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetEndorsement401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response GetEndorsement401ApplicationProblemPlusJSONResponse) VisitGetEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetEndorsement403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetEndorsement403ApplicationProblemPlusJSONResponse) VisitGetEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetEndorsement404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetEndorsement404ApplicationProblemPlusJSONResponse) VisitGetEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetEndorsement429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetEndorsement429ApplicationProblemPlusJSONResponse) VisitGetEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetEndorsement500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetEndorsement500ApplicationProblemPlusJSONResponse) VisitGetEndorsementResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetEndorsement503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetEndorsement503ApplicationProblemPlusJSONResponse) VisitGetEndorsementResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -9908,6 +10719,149 @@ func (response ApproveImage503ApplicationProblemPlusJSONResponse) VisitApproveIm
 	return err
 }
 
+type ListImageEndorsementsRequestObject struct {
+	Image PathImage `json:"image"`
+}
+
+type ListImageEndorsementsResponseObject interface {
+	VisitListImageEndorsementsResponse(w http.ResponseWriter) error
+}
+
+type ListImageEndorsements200JSONResponse ImageEndorsementList
+
+func (response ListImageEndorsements200JSONResponse) VisitListImageEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListImageEndorsements400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response ListImageEndorsements400ApplicationProblemPlusJSONResponse) VisitListImageEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListImageEndorsements401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response ListImageEndorsements401ApplicationProblemPlusJSONResponse) VisitListImageEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListImageEndorsements403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response ListImageEndorsements403ApplicationProblemPlusJSONResponse) VisitListImageEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListImageEndorsements404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response ListImageEndorsements404ApplicationProblemPlusJSONResponse) VisitListImageEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListImageEndorsements429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response ListImageEndorsements429ApplicationProblemPlusJSONResponse) VisitListImageEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListImageEndorsements500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response ListImageEndorsements500ApplicationProblemPlusJSONResponse) VisitListImageEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListImageEndorsements503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response ListImageEndorsements503ApplicationProblemPlusJSONResponse) VisitListImageEndorsementsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type UploadImageFileRequestObject struct {
 	Image  PathImage     `json:"image"`
 	File   PathImageFile `json:"file"`
@@ -10144,6 +11098,171 @@ type UploadImageFile503ApplicationProblemPlusJSONResponse struct {
 }
 
 func (response UploadImageFile503ApplicationProblemPlusJSONResponse) VisitUploadImageFileResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetImageReferenceValuesRequestObject struct {
+	Image PathImage `json:"image"`
+}
+
+type GetImageReferenceValuesResponseObject interface {
+	VisitGetImageReferenceValuesResponse(w http.ResponseWriter) error
+}
+
+type GetImageReferenceValues200ApplicationRimCoseResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response GetImageReferenceValues200ApplicationRimCoseResponse) VisitGetImageReferenceValuesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/rim+cose")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type GetImageReferenceValues400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetImageReferenceValues400ApplicationProblemPlusJSONResponse) VisitGetImageReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetImageReferenceValues401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response GetImageReferenceValues401ApplicationProblemPlusJSONResponse) VisitGetImageReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetImageReferenceValues403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetImageReferenceValues403ApplicationProblemPlusJSONResponse) VisitGetImageReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetImageReferenceValues404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetImageReferenceValues404ApplicationProblemPlusJSONResponse) VisitGetImageReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetImageReferenceValues409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response GetImageReferenceValues409ApplicationProblemPlusJSONResponse) VisitGetImageReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetImageReferenceValues429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetImageReferenceValues429ApplicationProblemPlusJSONResponse) VisitGetImageReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetImageReferenceValues500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetImageReferenceValues500ApplicationProblemPlusJSONResponse) VisitGetImageReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetImageReferenceValues503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetImageReferenceValues503ApplicationProblemPlusJSONResponse) VisitGetImageReferenceValuesResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -17047,6 +18166,171 @@ func (response RebootWorkspace503ApplicationProblemPlusJSONResponse) VisitReboot
 	return err
 }
 
+type GetWorkspaceReferenceValuesRequestObject struct {
+	Workspace PathWorkspace `json:"workspace"`
+}
+
+type GetWorkspaceReferenceValuesResponseObject interface {
+	VisitGetWorkspaceReferenceValuesResponse(w http.ResponseWriter) error
+}
+
+type GetWorkspaceReferenceValues200ApplicationRimCoseResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response GetWorkspaceReferenceValues200ApplicationRimCoseResponse) VisitGetWorkspaceReferenceValuesResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/rim+cose")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type GetWorkspaceReferenceValues400ApplicationProblemPlusJSONResponse struct {
+	BadRequestApplicationProblemPlusJSONResponse
+}
+
+func (response GetWorkspaceReferenceValues400ApplicationProblemPlusJSONResponse) VisitGetWorkspaceReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetWorkspaceReferenceValues401ApplicationProblemPlusJSONResponse struct {
+	UnauthorizedApplicationProblemPlusJSONResponse
+}
+
+func (response GetWorkspaceReferenceValues401ApplicationProblemPlusJSONResponse) VisitGetWorkspaceReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetWorkspaceReferenceValues403ApplicationProblemPlusJSONResponse struct {
+	ForbiddenApplicationProblemPlusJSONResponse
+}
+
+func (response GetWorkspaceReferenceValues403ApplicationProblemPlusJSONResponse) VisitGetWorkspaceReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetWorkspaceReferenceValues404ApplicationProblemPlusJSONResponse struct {
+	NotFoundApplicationProblemPlusJSONResponse
+}
+
+func (response GetWorkspaceReferenceValues404ApplicationProblemPlusJSONResponse) VisitGetWorkspaceReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetWorkspaceReferenceValues409ApplicationProblemPlusJSONResponse struct {
+	ConflictApplicationProblemPlusJSONResponse
+}
+
+func (response GetWorkspaceReferenceValues409ApplicationProblemPlusJSONResponse) VisitGetWorkspaceReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetWorkspaceReferenceValues429ApplicationProblemPlusJSONResponse struct {
+	TooManyRequestsApplicationProblemPlusJSONResponse
+}
+
+func (response GetWorkspaceReferenceValues429ApplicationProblemPlusJSONResponse) VisitGetWorkspaceReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetWorkspaceReferenceValues500ApplicationProblemPlusJSONResponse struct {
+	InternalApplicationProblemPlusJSONResponse
+}
+
+func (response GetWorkspaceReferenceValues500ApplicationProblemPlusJSONResponse) VisitGetWorkspaceReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetWorkspaceReferenceValues503ApplicationProblemPlusJSONResponse struct {
+	UnavailableApplicationProblemPlusJSONResponse
+}
+
+func (response GetWorkspaceReferenceValues503ApplicationProblemPlusJSONResponse) VisitGetWorkspaceReferenceValuesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// GetCheckpoint Fetch the newest signed checkpoint
@@ -17088,6 +18372,15 @@ type StrictServerInterface interface {
 	// GetDecisionBundle Take everything home that a decision rests on
 	// (GET /v1/decisions/{decision}/bundle)
 	GetDecisionBundle(ctx context.Context, request GetDecisionBundleRequestObject) (GetDecisionBundleResponseObject, error)
+	// ListEndorsements List imported documents, newest first
+	// (GET /v1/endorsements)
+	ListEndorsements(ctx context.Context, request ListEndorsementsRequestObject) (ListEndorsementsResponseObject, error)
+	// ImportEndorsement Import a signed document about files
+	// (POST /v1/endorsements)
+	ImportEndorsement(ctx context.Context, request ImportEndorsementRequestObject) (ImportEndorsementResponseObject, error)
+	// GetEndorsement Show an imported document
+	// (GET /v1/endorsements/{endorsement})
+	GetEndorsement(ctx context.Context, request GetEndorsementRequestObject) (GetEndorsementResponseObject, error)
 	// CheckFloor Say what a floor file would refuse
 	// (POST /v1/floor-checks)
 	CheckFloor(ctx context.Context, request CheckFloorRequestObject) (CheckFloorResponseObject, error)
@@ -17127,9 +18420,15 @@ type StrictServerInterface interface {
 	// ApproveImage Approve an image
 	// (POST /v1/images/{image}/approve)
 	ApproveImage(ctx context.Context, request ApproveImageRequestObject) (ApproveImageResponseObject, error)
+	// ListImageEndorsements List what imported documents say of an image's files
+	// (GET /v1/images/{image}/endorsements)
+	ListImageEndorsements(ctx context.Context, request ListImageEndorsementsRequestObject) (ListImageEndorsementsResponseObject, error)
 	// UploadImageFile Upload a file of a draft
 	// (PUT /v1/images/{image}/files/{file})
 	UploadImageFile(ctx context.Context, request UploadImageFileRequestObject) (UploadImageFileResponseObject, error)
+	// GetImageReferenceValues Take home the signed digests of an approved image's files
+	// (GET /v1/images/{image}/reference-values)
+	GetImageReferenceValues(ctx context.Context, request GetImageReferenceValuesRequestObject) (GetImageReferenceValuesResponseObject, error)
 	// RegisterImage Register an image
 	// (POST /v1/images/{image}/register)
 	RegisterImage(ctx context.Context, request RegisterImageRequestObject) (RegisterImageResponseObject, error)
@@ -17247,6 +18546,9 @@ type StrictServerInterface interface {
 	// RebootWorkspace Reboot a workspace
 	// (POST /v1/workspaces/{workspace}/reboot)
 	RebootWorkspace(ctx context.Context, request RebootWorkspaceRequestObject) (RebootWorkspaceResponseObject, error)
+	// GetWorkspaceReferenceValues Take home, signed, what the workspace's guest must measure
+	// (GET /v1/workspaces/{workspace}/reference-values)
+	GetWorkspaceReferenceValues(ctx context.Context, request GetWorkspaceReferenceValuesRequestObject) (GetWorkspaceReferenceValuesResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -17629,6 +18931,91 @@ func (sh *strictHandler) GetDecisionBundle(w http.ResponseWriter, r *http.Reques
 	}
 }
 
+// ListEndorsements operation middleware
+func (sh *strictHandler) ListEndorsements(w http.ResponseWriter, r *http.Request, params ListEndorsementsParams) {
+	var request ListEndorsementsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListEndorsements(ctx, request.(ListEndorsementsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListEndorsements")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListEndorsementsResponseObject); ok {
+		if err := validResponse.VisitListEndorsementsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ImportEndorsement operation middleware
+func (sh *strictHandler) ImportEndorsement(w http.ResponseWriter, r *http.Request, params ImportEndorsementParams) {
+	var request ImportEndorsementRequestObject
+
+	request.Params = params
+
+	var body ImportEndorsementJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ImportEndorsement(ctx, request.(ImportEndorsementRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ImportEndorsement")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ImportEndorsementResponseObject); ok {
+		if err := validResponse.VisitImportEndorsementResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetEndorsement operation middleware
+func (sh *strictHandler) GetEndorsement(w http.ResponseWriter, r *http.Request, endorsement PathEndorsement) {
+	var request GetEndorsementRequestObject
+
+	request.Endorsement = endorsement
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetEndorsement(ctx, request.(GetEndorsementRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetEndorsement")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetEndorsementResponseObject); ok {
+		if err := validResponse.VisitGetEndorsementResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // CheckFloor operation middleware
 func (sh *strictHandler) CheckFloor(w http.ResponseWriter, r *http.Request, params CheckFloorParams) {
 	var request CheckFloorRequestObject
@@ -17998,6 +19385,32 @@ func (sh *strictHandler) ApproveImage(w http.ResponseWriter, r *http.Request, im
 	}
 }
 
+// ListImageEndorsements operation middleware
+func (sh *strictHandler) ListImageEndorsements(w http.ResponseWriter, r *http.Request, image PathImage) {
+	var request ListImageEndorsementsRequestObject
+
+	request.Image = image
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListImageEndorsements(ctx, request.(ListImageEndorsementsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListImageEndorsements")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListImageEndorsementsResponseObject); ok {
+		if err := validResponse.VisitListImageEndorsementsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // UploadImageFile operation middleware
 func (sh *strictHandler) UploadImageFile(w http.ResponseWriter, r *http.Request, image PathImage, file PathImageFile, params UploadImageFileParams) {
 	var request UploadImageFileRequestObject
@@ -18021,6 +19434,32 @@ func (sh *strictHandler) UploadImageFile(w http.ResponseWriter, r *http.Request,
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UploadImageFileResponseObject); ok {
 		if err := validResponse.VisitUploadImageFileResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetImageReferenceValues operation middleware
+func (sh *strictHandler) GetImageReferenceValues(w http.ResponseWriter, r *http.Request, image PathImage) {
+	var request GetImageReferenceValuesRequestObject
+
+	request.Image = image
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetImageReferenceValues(ctx, request.(GetImageReferenceValuesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetImageReferenceValues")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetImageReferenceValuesResponseObject); ok {
+		if err := validResponse.VisitGetImageReferenceValuesResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -19108,200 +20547,241 @@ func (sh *strictHandler) RebootWorkspace(w http.ResponseWriter, r *http.Request,
 	}
 }
 
+// GetWorkspaceReferenceValues operation middleware
+func (sh *strictHandler) GetWorkspaceReferenceValues(w http.ResponseWriter, r *http.Request, workspace PathWorkspace) {
+	var request GetWorkspaceReferenceValuesRequestObject
+
+	request.Workspace = workspace
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetWorkspaceReferenceValues(ctx, request.(GetWorkspaceReferenceValuesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetWorkspaceReferenceValues")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetWorkspaceReferenceValuesResponseObject); ok {
+		if err := validResponse.VisitGetWorkspaceReferenceValuesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // Base64 encoded, compressed with deflate, json marshaled OpenAPI spec.
 // Stored as a slice of fixed-width chunks rather than one concatenated
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7H3rcts4uuCroLSnanbn0JbjTnK67V+ZdNKdM0knE6c3WzuTjSHyk4g2BbAB0IriddU+zT7YPskWPgC8",
-	"SCBFKfKtm7/iiCSu3/16NYrFPBccuFajk6tRCjQBiX8+T2mWAZ+B+U8CKpYs10zw0cnoY8rilGhxAZww",
-	"RRaUa0gOR9FIxSnMqflAL3MYnYyUlozPRtfX0ejFBzpbH+pDCuQSpGKCEzElOgWiU8ZnEZkKSV5ND95Q",
-	"HadmbAm/F0xCMjrRsoDuuV6LmNoJ1pcOEqppCFPbjv0etFw+m2qQ66OfQSx4oogWZEGZJhOYCjOdXJq5",
-	"6Iwy3jymOeNsXsxHJ0eRn4pxDTOQo2szWU4lnYP2V1JIJWT4EM85fNHn/gxzOgM3+yH5SYiECJ4t8UzN",
-	"Y0XnQGJzv5JQnpApyzRIszRmxvu9ALkcRSNO52ZFsZ22sW765TXwmU5HJ08eHZt1ag3SfPu//vns4H/S",
-	"g69HBz98Pvj0138bRYEzfInzPYv9HYVmpfZpy6xPHzcndTMeHnz6964pf4SYGVh7LhJomzg2z1qmfXy0",
-	"Nu3nfjO+LXQs5q2TCve4Pu+/SZiOTkb/ZVzh6Ng+VePVYdcn/Cjkhcpp3Drlonyh76S/vn71Y22mV3M6",
-	"gzNNdesUCh/2Hb42XjXJ28lvEOvWY7NPW27r0fH37Rez5wtZv4h3ImPx8u+MJ21zXJhnfSeww53FIgcc",
-	"c3UifNJ6Efiw71RnWTFbH39/F10fsDaNFF1XnbvHO27ijPF2VFD4sD7yVMg51aOTUUI1HGiGkNAGSmes",
-	"42SY3vngf+WaZW0DF/hw5zWX5GGP97oyppnsVQLzXGjg8fLvsFxnXc/4kti1kTlNwHEopohhyaA0oZng",
-	"EBFKfv311Y/4GL7QeZ5Bya2szFKtuTblgZmzi72vEos54/7/37dxtcOTVibzaoriSphDGwGI6JRqsqCK",
-	"ZFRpogB4RIQk5389PySvYaqJKHSEPJpytQBp5KvHx9+3b9ZJSFuSwNdszloxLcOH9QETmNIi06OTJ0eR",
-	"Gd3KLMdHR1ElwTwKSDDR6O10Kz7UflO9+NI7qtMfqaYKqs3lVKfVZIl7uutUJYbiVI7Vts3lH+9lXy8z",
-	"YWW/wExTfLafaSTAV2ibxz7cy0TI7VvmYfhsf9O8ZFnrlsyjXWcqBy85Mk7JE/jStjN81jVfScUZ108f",
-	"j6JuHcHO+DYHSXU7JIryedfM6/L0waerR9HTx9dhamdmfgeyTkma0+b24V7u0coMbRPZh/uZaEUMWZmp",
-	"lEL2QD/+UVBJuWa8DTh/r17Yy97OIJatpFHZh/uZqC4RrUxjBaI9HN86Z2nOtEfG8g/Dspp4vcLF9o/Y",
-	"OOcvsAhLExyMdKAlAFHsK5yizGB+VJqwKcmcLNGm03NYjPot7lH74t5mraqNyJIdD6NjvjP2FcKnUZ4D",
-	"0YLkUlyCtbYove3BmEG+4WSuzaZVLrgCNNn8jSbvrSRr/hcLroHjnzTPM2atVONcikkG83//TVkK3lOL",
-	"sl/ZSdePxAvQTJE5zcwuIDkcXUej54JPMxbf6oJ+EZrkQik2yYAwbo1QRkmwAjHDZTKO63sp5IQlCfDb",
-	"PrHSoDkTIjklTCuSiiwBSeZ0SbjQJBGonOAyX3HDLGl2m6s8E3OwdsuJFBdAUpAO88vbToiGLFNkkbI4",
-	"xYX+IvRLUVgrxC0epwRzlFwQVcSps7aW2p21PeLy3kk0mjLz5UvKMrjVhb7SJKWKxCnlM0gIGgIMODZU",
-	"tLV1vi/p2i2u1Gl6iNBMKcZnuK4PQrym0orSt4ktE5EszVq0ECQzC/CreUP50tE8dauLEoLMKV+eou3d",
-	"0PeaNwOt9gel2T40hXt7XDPw4yy/clroVEj29XYv/BdhKRIaCAT3pFIhJTIkCtF/ZZ8fP348eFboFLg2",
-	"C4NNm628PH6vl5RldJLB3dC1co8ACSQkEWD3a60hp0TLZeVH2df95lLEoNRt7/pXbtajhUgi9MIwTWLK",
-	"zW4nFpl+5arIcyE1JG8gYfTDMr8zNBdTQrnQqRE6l7lZ37WXkvACnhUJ0y+4lqij5dKonJpZIYiWjp4V",
-	"JTIaUd3XchmNzFJwuMRSYZq9q01jJcz1DQBHmFGeqqdUpZBEZMF0SnKQygxEEqqpeSkW8znTc3NCh9Ua",
-	"nJvhOrLOodBGmFcO1uTFVRkxGmVAp2E51i52stTWEop/rC99QhU8fXxKFgZZFAOl6cElSDZdoi9WkQko",
-	"lgChREIMLNeHoeM0q/hshlxfyt9wguBXovTHrD/KgTM+U+13FPho1T1LNcoztXtwfxMtIidACAVkkQoU",
-	"yyRQxByDQIuUZeCEyQtobLu6QVH5fXr5c6JS5w8tX1bC/bqBpFJ//lnqh9Ro2KVvs/RfVe6m6locoDjA",
-	"/xTYCyLdO2dHa+Ic0zBv/tG12xr2XpfzUCkp/p/Dlz47xIlCy3yeQnwRIAvJJYuD4QXU3CexVishHReA",
-	"L2E4bkVJ+JJDrC3TXns4E+ELtWpg4IGCOBxSYPA2z2hcKjaXwBMh/6JIIuLCgHBw2UoUMrR7s52IWItW",
-	"RGJzXFNk5RGJRZZRDZJmRiRAFUAGh9ZUF3jEwI2i+s9RTpUCo5FPrYQdjQyb+a1IZpDUrqzlZvFMymGj",
-	"0kNudxC8ccEVU+iDeSeFmK5fPtKyJoD2pkHr8LnoSXmFtVhsfHPlAKw1w9pM3MJDu665HpqbjSVQDcnn",
-	"bbhdXCgtEkbDfJOFoVoznYXB1wXZ9EBjs1U7TvVVfTlRfTsdx/Ac32pnBlOaKYhWyVbSzwRY22rN2+U9",
-	"UqX3K+o8iJV4ks4P+5xSx2Hsg0h78LoBCl33ZK0Q6W1A1tD5/vuxbCGwm1aKXhHAMMG/ZAnwEFE9+/nZ",
-	"wfGTpz48SoKRqiMjWtEsIwmbGWW11KfWmQXwmoNlnay0YGMGVIU3UhNCmguVgB8lEZHAYWH/mBb4i5BW",
-	"4oPMyD9UkRm7BB5ab146S9YfdQgzeSFz0bJie2SfjZwcZo/O4r9OkiD8+6Juve+BbHVrfi0WxHoTahdU",
-	"baMuVZlVoPDVBf1/K3iSwXYqxkshyXlTBvd+3/Og/BkICPNc2l8+Ws7x9nHNGpR2PyIkBBh2NexeCI2n",
-	"BjdAaV58yTPKS1xqLnNKY91/mS9pHCSGMy+Rt+gW+JwoyhJDD5hWkE2tOojWB6XpDCJrtjRKl1gQMdXA",
-	"jWKRUkUmQmhIyFSKOdqIL0VWzMN0wx9WYCELUWQJmYFdUgncZCYw+tWqM4LElJNEEBaWIREgLDFcl0kN",
-	"FfUED02ZDnyIA7OWEc0zbwlpDvriEuSSmDtCu3hdQZ4IkQHlTvgMxQz/LBZkSmXtAlKrbsMJ8SAekYJn",
-	"Ir6wVI8my4hYedWQPqVFnqPRs0XihW3Dk6KRKlQOPGmoCLWtbEGiGsGULmiqdpb1qSIH5g48QkiCkL2O",
-	"HexLCJgskMzpBaq+5maCR4RXFt6n13maI1vvfUQcsY0IRmVEhOa5pEzRLLIXGREuPtvIEHNPlukFFrBI",
-	"l5vP0akadrH2m+AB+WCYdUPTJYqmkzD3MyqnEnKVKnZSGTPVM/tdUDveRbhvERiYUgUk/Ycxuxeqfbsq",
-	"pcdPnoYfeYwpVUQ3ljNPXFoI1ngxn3qJw262chsVJtTX2Tiwxo20XnR5+msXntAWqaPlgHMpkmKVx2zU",
-	"L9u0qtAhJOWO7UStm2oxihiCZwbfCjxfUpYVEkJrT4XSWwL7z0IF+eq20OnMC2uE5Sd0DRn2pkrPPI1j",
-	"yA1b9TI8Crh2hMrgvy55c6E/S8gzugzzrMZc5dhC1m0pzqWyYjGsTVJwBcBbB0epgUogVM7NanlCUnoJ",
-	"RKViwQkX1bxLCM6wCkcefdwBru2yXJG/3qgEm1Zw8yAStMIFSOJGpIg9/AbUQJa3qG8tel1SUz/3Y8Yz",
-	"59Ktk60LTBm7BMu+XJguimjWH+PVscMWMtyqU7XqRTsKF2uqTy3K1Nnl7M20QwLLtrXKXIRCt1d06gtY",
-	"OvmZzTgkTmStxxQeHfxAD6afrsIBhebdZSZok8BMlrjJRkTz0dHRUUgGZDNOtYPxrgECX68cuF9JhDuv",
-	"D916qj87gFsx/LWhQit8boYXFbJBrGzAwQZO3/i0df370ButVHYDSmMVlPztdtUWyeDC5el07g+XYWN9",
-	"o1HGph2SJnoEWp/+3oj8XEmJINXTyMbxGBZlpzMaqeAQVr0kUNVCRNfEvcxKeHbUoEXhkmZFX6nHZTLZ",
-	"T8qF1ATA8jQ2Wo/tIe9kPN7+DqsTq2c09rEi+8NZvTtV4E7Qa2v4uPzfqpjYGC1rb6CVQuWSEYw4grqV",
-	"i1Wkc7AvxoJP2ayQGJik4dT8lLLcDMQ4SeGL+cVQEjObeWNsvjU/GmJMVWVWGDsT9Sl5wzLKI/ITcEEj",
-	"8qGQjBOXFfryzdm759bRT15xDRnJM6oNVh02Keh3Gw9oBUbC4NF++z5prtRN0E3f4H5VIodPFmjSPCSw",
-	"pRzuKHkIzO2MeyF/lkrdAP0rcyVWRLccQ11bqcxObif3TcuQUybnCyqhd2ZEl7bLmZbJViNdgOSQbfVJ",
-	"q0NXwowpDbJDfe5jVapnrUajBdNpIumCh8cM0c6adxVGjQvYSCtx7p1IpT+VrZxnIVtN67K8mNmct8si",
-	"kdInj45bhKKvsIvftrRIuLHdSJ1rXqU9DuRKcK3hQIic4Dj7oCYW52+KmJytygOJpFOb/OGxYhSVBGZU",
-	"A+zwrnmcFeh+uHlv/7aRVtvHOO0Kbj7Gx+UQ1CN5OqIG3gRA5aKNASqQGDQTuoR2SieybbV7J8ZshjP/",
-	"YikD2slCG21kqa1wshl8VrZ4RkDRdEHZiiA5ZIJHBLOf8TfgqJRX3E0U1kYSSK/hxXxiAWMX1piApixr",
-	"8edgiJ5Zz1TIIFCh8X+fmoqHDbsVRN2JECgbQQY6DCMuRnQT8XlvJbRNto0+/LG89crroiHvTwfPNOQh",
-	"CN3Wf+zAs8WW4vPccWmrJuoacHbC9T7IfoUkN0D6V+6i7nouODdjRaOCLxhP7N85lRfWkF/EMUZkVyFk",
-	"IegK+LTxS6Vq3uvOEap80m/X9JMqHKsFG1vkvpnEikZtj9t8CyByl2bcm8z2wq4Vld16EUOHV/h6ET0r",
-	"QazhSEi9ctuqcMQXnqid0kZB1V7rT+aLLQXV2iX2iQoLXELnZ0W5xDn98sp+8sgJwv6/ndfWZ1Hfci+d",
-	"V2IHbj/wfRAkh5E3QI2qlO4tvbguW2snvXaPurAP790UMLS28W8wQa5VAULnELQ5Ozu9w8672/mY8Zl7",
-	"vh52kFJFqLqABMPynSx2SiixzNIlV5gfVVsAi/JFizpc14HcZ2ch0ymUMdanLpaHxJQLzmKaYfaE2j1c",
-	"pFGlyLBAsx/oYBvrIbatikJNIPGlmapQ21JrLQHMXfJmI0EDN9px7jm+1BWR/22JOmCkgEYAuvfvbohi",
-	"63Aq3p7vcDd3Ht1lvwuqPrfubAsJt+YE7HQWIoiYpVaX1AEluxiW+hLFVbu5DVkt0TnCqlCxzmyGjzNA",
-	"14d5ehRY+DeS0FUatzzFqAAfHFiWqlyxh/dxGJSUrld5i4Dx3NOJVaLQfn974f6WR98Y96+uoa4zMF2H",
-	"3qCe0KxJt2rF2i6YyQ/3AcI+XEMstz0yR2IDB9cWFvPfQSYs9vEkC6xTSi+Af0v4i4/k/dYImI6AcuUL",
-	"6/XjDVoWPKY6dAC2aABufI5lU1PKbeIzKE0yIS4Uoc2CHviyPdCwS/SbRG9fVciXB/SaT3tcTrW7qISb",
-	"duA38FarDrIFld3y0L/lFOxUwU1ImGZsluq9Z42ssJTS7hZwR33ZLotPXIRCYMNBqOJiVBr9QvtfRexe",
-	"YyMHxpHdvsMnW1rpmijy/uVz8sPjJ/9xOFqFCC9FrLEwnzxcppFQ5RMVaZEwbXOOD7cxeL7lQBRwjZSE",
-	"TkShfVWPlqhykFJI1R5RXmS6qow4FQVP/BJdfi1W6wlDxyKlYVFtYchJj+AqfC2y4/S55v0kKTCuNA3m",
-	"KhWSV3lKvqqLTX1epAIuQRJZcGVr6Fh3wLbJB1qQRBAuFi05AFouP9POEteHG+pX1ZNQy4KRT374ofbV",
-	"46Pgd+0pjNqVP1hZkDa09xQZRW7OBvM18HQQ7Ag+b7gICsk2kj18WqX4lbmvDic6gvdrBeRuLFppDvOJ",
-	"q3zR39jYntq8KkaVMlOcCdUeHsSSz99sclzxftdHrba52b5oz/yGU05Dp761dfFJDezXrmbbXNbmHQTq",
-	"SVCZMUNBgPtkJwI6ZbHCMGWsepFLoW1uO7H+Xpqppkdtpxutr63jyt5UZ7rFnd3UTazsx0/Tsf69KFmO",
-	"YtyAltUsMfnt9ChlW/C+avKfwxbkbzCEVmPvIx7zDxE5WR3JjUVPrp/6/iMoe4U41uIpuQ+efMBhj01M",
-	"6R9Gvikxfac0iFoGBEWbPiSnhE6MxE9QWibUpXCa57WkF8B0CXML9y9NonZS3RewaoxqxpP6YFObF+Cj",
-	"S0NEoBpxHyyiRsdvhEsIm9bfXGLmq8Q3geTgEZkD5YpwF4neIxArnGLqlSAVkVhI84+k889zNolcVrWK",
-	"yIzNKHpyyP/7P/83aNxQsFNRFyenuJgEu9fQ4bwvKdy6bq3KwnULxA4pquRtr2e16+odCnerNtd9xS4D",
-	"qMNoUZWA3kOJmg3+0Y74iwSUlkVLRSWfK26k1dqLZcZ4RASPwVKmPcVadcaDtCeTdtQFy4Vi2iWttpK7",
-	"NaeqsolUSgsJNsueMB2RhaR53rLZXs5Me+2lM1PbXlytKvZWsSJlRe9yy1GpPtPZjqHNdsG7uaC2DBmp",
-	"0s6a1/HI4O/3j344tp5kI5BMyqDRzgSzH46b5YQed3PDPqtsAlSPq4YZeolqwNarqpIFjK3G90CzxUet",
-	"QS4bYcnfVjvM7IPdOip5A6y2eRArXRfqrdPqHWcOPl0dRY+O/yOcN1nH7WC4mA3ma48b89X6VzgCzWnM",
-	"9HILGcVIESGLaUYvxbbWqhRoptOOMi5Y0yT3PghrNj7Efdr9F/yCiwX35vb1DOke7oK87uLoVuH9i60l",
-	"j8Lihy1M5E+o3HYQdJiG1yzkotwSuJkOSJH9IdiQimC7kE+NtiHHLdCqId85AFxpKvW3R393yFnbiw4d",
-	"wLNlrDXubsvZ1+t4lAhfxfQuKNP2r0AgbzQqeCJ88G8iOGxVETLsGzyr8gfWIj1sWJiQ3ntx4jIlI0LJ",
-	"hMqIqGKyteodjbBZxwpcYsp5+tvFnOcH+vLg66er46dhsGw0E9lP7PHnGZuE1XJ8ajWcsA7OEuKonGGI",
-	"h9tGN9sEgO1WbEnQTlaGzRZ020jFq89Bg0QwF9qcxRyowhxYm4mF5YCNhmW+CJ6M+2Dum9oGTBy04HFa",
-	"1v1zPSiUs2rM6RILeDScjrt7V8SCg9xBgaDJcqsLrCxxPakNyEuQO8OfYvMiaw3kICmVyYJKqLsXnAPC",
-	"DEmY+deN0FJIrM0ktGOxryJPtkTjDu9Gj0Rkh1A1WuBhodKIGnULqxNdiemsrTxEa8ut7qwteUq1yna/",
-	"lmG2wGO5xAI96DOqat6Vzt1HT7/7/nF3d5xoW9Wsokl1x9iTJxt5QUln+hClsG3qpZDEBtofBuqHbJh/",
-	"S+Wuv4YW5sM7QWMnKO1DiapY6g3oUev9Sxv5cE4CMkQU0U3kuUtkqsrw2Xw5+yZyzNqf3XlKthx4IZle",
-	"npnN2tMRLInNvxOgEuRLT2D+8+OH0Vq8K8eKV0q5pkNiivELDtlqdR+sZKR8BKqhmlZoIowjMaVFwoDb",
-	"EBA8eKSiuIKKoKVa57bBA+NT0RaH4zqO1tuMUOLyt8wPlBMff0ScbHti3sAAC3Ju5jqPcB9lcBDj5NwK",
-	"2+eRi9v7oonSkOMj7Fl++C/emD+mUjJQ5Px/HLjguINXyfmpq+vvHD+BCKZ/cT/Qu7dnH7CDCK75fKUh",
-	"7PkJxtIcPyapKKSqGqJfwLKK9MVfsPnFDHTtJbdIjMm0TST+xX1jDHz98fGxtQA/PvrBdSQwH0+ZtM24",
-	"lGZZRiaAHeFxMEgOybtfP+BHP754/eLDC1w8Ofctf85Pyflfz8nc/A0KTctwCfJfaD1PcHEScP+oHC9F",
-	"IR1clf1TMsDfiQK/BUUeHz220WBTjBEDCfiqHw2N4jFw6ydiCXDNpsxIDKNnOY1TODg+PKoap9V+w2yJ",
-	"+ZzK5egE243Zj2lWeeYUEZyolEqsR6qAyjglcSaKRFXFT40gVmCvB2akNcN47L2jZ84FCo1s8d2klkJx",
-	"Mnp0eGTXIXLgNGejk9F3h49wuTnVKaLr2KraX0cnV9fRaHwxUePLo7GtRbryW4GGiNovEmzx+/FVZam6",
-	"Hl8ZFDD/0Nm1e38OWrJYuf8hPfITXj5ykyH/V7VfDVCPMTwwF8xaiWaWaZaNPF8lo5PRT6CfV2+tdJ47",
-	"Pjpa6RWj4Yse5xllK91hVonb9Xp0/vPjs3ekWhH5r67IFxca/hv2qnlspwvxg3JZ41o3PPzk0eZPGt2X",
-	"8KPvNn9UtZDDLx5v/qJskmY+OP5h8werja6uo9GTPkdQto3DD77rdQBlS6brBma9BB2n9WhodylxHSY0",
-	"nSkM6TJANfp03YAxQzgda3cAttKCyo6LtOuQvGs0yzGkDAscrnfNaULpa6Z02V/EzIZ5xXQOGiN4/hk+",
-	"gOqV8fNCKqwrtvFN29a6x4u2B/qz2CVa93z/rZc+er5fxfX0naBsOtPzA9vVvvfrtqH89aeNpKLeVmq7",
-	"dlJVS5ogIcmpaxR3j+nFA0F/g1c1AchiVh90H19hoZLrLr5Sawi0LbpWLbBvHtBcy6Jw6zIX2D4wp7uA",
-	"zjOsm88bIvqW8Dl23cta2ZO5ZJRMdCZmB7kURo3y9gotl6TgCcg6h6xY4+lK4zSbjWEEYTGdetNiGC3e",
-	"u2XdKGLsLKzZ3r+u7dsA+3crmLmLcNGF/ZDgSy5kO8yfaQl0rgigpuuaG/Jkb0D+AqdHOB9tRb2/HPBk",
-	"nYJXYRKM08qbvwmA7SEMgsJewNFeqe0zkooMSCZmm6AwE7PxlVGVr1f1UiSzahxXHd469dPVRnDbEs2y",
-	"0XwPIbfsmH+jgsfallpgGA9qIMF3A/PvpLh0QcyYQSzBEBWNtUicuW4TCjhAZ760YReYr9Q/3AnInWjQ",
-	"E8zP2Fe4WThf2dMA5fcayr14QViZ3muAvh3IY9/5u2Z5dN4j1QrqRuf80b9043acm4Tuel/GwVJxC5aK",
-	"pAIbD5HlT5+wxIRqUfFiA6iSuII1tsiT70a6LsBaJ/iPVbG0rWC05iv6OywdCOLJ/c11H98n9DmH/XXT",
-	"7allAddroP9o35OHwN4uKFlprv9axGX0T1dn/fI9HPk+84MeePNc8GnGrLP58aPveiHaayptzZfHj570",
-	"2UigvT+i9XGfj3MpYlC2v9wDIgbvXYFpQsv+B1XpswBlWGFN4yv3V6f5clf0f0d1WqLHLbCfNqnK7XGQ",
-	"q+7QeFnCZzdc+gpL3TJT+da9cX75JdWjdLb89LlIdvjqD+DkajTbHaTH25AePQJF3sqJTuk6apYoto6b",
-	"4yv/ZzfXqKoo7sA2yqbJtwF5rYzDPR84x91yDncNNp7M2uptbdOtAXY8KbuSBx0CGPLV1oGc2Op0Nn5Q",
-	"FJpQviQc9ELIi5OyGmDkqm9GtZqAEdFsHnaCrbRLv//I4hbagjL2fP9wCLO1jvNAMOwDvQCLUTbxPhVz",
-	"bwKr0E5iXkdTpVhHt2kmhDyo6g+GTRC2kieGUZoJD8mHytVW1dOcOiy3KSQ+htYWx2DNTrY1tzSuQNXb",
-	"jU4waHYqZBxAPoz2s10W76lho+ow2suocbTfiW1P5QCe11ruTynLBmQfDBr7Y/l0aat9UIvOZMoycMBm",
-	"i27WqJBF+BUS1K07vrSvPGhre9VidtCWbkFbquCwXV8qIbHL9I6gjKl6GFk8WTa7kmK9LZ5gHSjbtZxg",
-	"2VDkbYJ3sjK0NP+ReNmj/U4cwpR3rqz5H94+P/C/B+WENkBJqKcSFfXZyPjGV/hvp1VmNxphtEyHRzfO",
-	"2No0S9zbYIm5U0vMDsA49g2o2nXCX7AM92SJaWq+2QRh+pDYDEQJtoqiYY4SOCxskwWnBVr9j2kylWJu",
-	"eCUnIuDJfuaW8c0IEO3GUQeUGdjTH4A9Fdr23Lc4WlPRGNfCiqddpAGbum/Q0Nw7D1tFq/rgDzrabeho",
-	"JdCUoOd+aVfJzrTIfeh/iMW4QjZEiyJOQR0StHs5wyWWz5wKSahtoMfKniDWS4GJ67ZNkE3ZJwo9Bw3b",
-	"pGSzVJ8ahCqrOFFbsXlOl+aFqRRfgZMJTIU0i1tiUjxWDTbzKwDumgEG9UE8gnurEOLq7iZoy51MADVf",
-	"4okPIVsDC72xfCaEvRLpI+LqzUQ+QiayJdgjW9pJSOKKZq9TtiZXHV/ZP7r1v91oAsq/Dmlunm+2yrP4",
-	"dNAB71YH9BDUGx7HGZvquvq3KvRN9wGW90wv+zMC8sBW7lIMnupe2Imd5mtpKuhjV+MrFICvx3AJjcfI",
-	"i7o1tlf2lXsTjInrcZUKbzSny8wz6Hi3peMxD2YetN0P7RreM4ItbLHzqyI6lWCdcOrElT+NCONMS9tx",
-	"ZcrkfEFlq3vtlasBeC+1KVzc3ShT9lx657+8+NBeFd8rUvjOdTQoXgOH3B8ReZsDJ9SRBF/Qc42WNNje",
-	"+Ar/7dSodiMLWL7EIs6Ns6g2KRT3tjN2Xg9a2N1pYXxLAB7bZpQdTrhnVRqoNVV68ycW8BYZxqeoU8LR",
-	"WadT8EbLRSqIdGlo1m237nuzk38zptwvFW/ArUExfAAEwyHfDjQDReXxlfkHOWBetAS22Y5OVAJRWFDJ",
-	"tTCcmPuHxAvb5Olj8ob9rZS5j588tf/3gjd5hD8ckl/zTNAEa/piiDfmXcSgXO3fLCCi208QJV+y7Iap",
-	"TPmyjWfrQZamWHp4C+lfxBr0gT3OHYpA3V6o+GYqWJWB9i0iXFk5f5MDidyJRPYgWu8kdgHC7gUvbf31",
-	"B0Ndv99ue+89xD8g0myJFqE2gkJMvXbSn0R7watDruPEUkohay5oj35ItQ/Jy1rolPl3SWLKudAkxnSd",
-	"dXLr6w4MIt1ArwaR7u6qfmwt0xlenEi66IjGxJ7TNqAFfQIJ0WJzfOVHN/BAEQaKMFCE26YIHvv6UITf",
-	"Fhc1/94cOitCK9t60JADFBxmAnv3aoEixBzmE5DKii4ujqUsoGv7PblnIOchy9DHVDybvxrdIAK/acVe",
-	"Wwlt8NDtzyy5SC1Y2HY5KG0uRWFEzBo4zqECxRIYenbNCLbDeFsNcg9c0G+ntRpAN8mZym0/bA/0H9VO",
-	"jy5rzNwswdOSwrJrUw0nangQwI3xVfn3dSue2FQZjsY3bAmGVhfX5leDrUCiIkJnNsrZRiUHS5KUkLWT",
-	"GFd9fTvg30bey20NGHC3nipRA6cugLcyQneo0Tv3zr2JNSq7Et0krNtdD5FGt0W28xLKPLz6XzbU1i09",
-	"qM7C7WtyZqBVTR4WHEppuVBglGvbhB2rJIbqREnKHezf1wAkuzpc6G0HILmDCaAGLmeIQBrU+geq1iP8",
-	"lupzkB41mef4yv7RGbG0IyExwp1HtZvndq0tEkpLwmB0e3C5I9vD8Rh4spWtWkibwNm/MsALnuwBI+6X",
-	"2XrAoYHDPYx2WjzpRxdExmK2IRHlnX/p/qiHWAr274wn235zFosctv7o5pNe7ESDLnpbuqhr54DGQ48E",
-	"rWXoSizp1lMTERdz4JpwKqVY1GJCfDk6hAwzJRoQmQZCE4OQp9gaaZ7rJckwJ4cb/oqW/rKiq8+6sb2T",
-	"sCQI4WKRgoQTos2ymXZxJlUlcq8x51TpyBcYIUzb/vUZaKLEHLD8AWQKiK8q1FH+wELqvdWXcXV3k7Hj",
-	"TiZU2lUyrf8E9Q8GEeEB+bYl0h9HVWzzV6oNIbFUKvd4HqCCK9LD+Mq+3K0e70Y3UBlwiHXzDLhNtHfs",
-	"YvB53Kme626h8sF5jrsdlG5bO28hha0Y0iiiVwMLX0mIaasza4YpO5YXKzoHMhdmmYfkJzxCjOm3ZdeD",
-	"yvQpofUa7bLgilwA5DZS3+6iTCRaUF/C3RxLe4W+PeDfPVPG/5QYO7DMe1Omz2N/sEZfHzrkRmqv4eLK",
-	"1g6oO6DugLrflq6nLgh21FZEi0rNXc8M6YO3lsO3Sw9vOZTdVUpdHdt6L1JMlleYYONTfam6sEUPvbgQ",
-	"4f+MgAM8cSYCMhcymDFiljIQiIFADARiDxbz9S6vfeiBUZq36M1kYwqVFtIKEQmLtTfUqVjkWPZU0wtD",
-	"KjBRFwV9RcSCY7hhVClA5qeyvxPlSaM5mtUtFqn7vIyQdJVSU3oJZAJmllJ9OMVFUK4WINEUaVQOoaDe",
-	"/SkWcyCi0JaeLpgKkKUPoPTdEaWbMiuaXZV05HbzgasFbGgd5VMLB9I4kMY9kcb/LJIZrPsV0L/IRLNh",
-	"XE8SaqP0Nrgd/UsPumS528Xg2bu1KNMKbEoA9D/V/XdB35YLO76vzi27vDvybvmQ7KEi3VCR7l6TAQuO",
-	"VepkmBKssKLxlfur24m1I4FAofZWchrasRRD1OzjIUbtYcZ57gTP4zhbMTIHoz19pIhLoKgHf3YHej43",
-	"w+8FMe6ZDWpApUFDeyAcL7PNDXckEK7eQGsxOl/HyBuGBI/wv6VFCfXBMpJskQpDPrjQhLpaBtjTfy4k",
-	"kBlowkXZlZUL3xgoQksV+t195CpGwK0TnLOSD79xC79pqrN1nbmdKI3fzW2blgY6N1SUGyrKdVeGwkqZ",
-	"rcVZOgnu7wWVlGvGN4TZ/6P23oM2eVUbGaxet2X1qgFZaxh7HRDbI9nXmX3ZnM+HnHE6B2U4uSLU6g6G",
-	"Zzs+bl1IqDlU1a6nhnxi2BvwBBIXfs6UtnFy5ynT6vwmWwHW2//Zah47dv+rgPu+WgmrFd6NobB2QgHU",
-	"f1Xrtj/Ewg/6070goR/oBTgiEZFUqKpZoKFuPs7PRgAnRaxJxrjzgU+JAnnJGrF/TUK7LgaMr6r/dJob",
-	"v4HYGBWnjom3w/DblIhqv0MI/Z2aEKuLQBbsgkNIyvSu8LvWhrCrC72Rom34/Ec3M8oDRGnDu/HvUDW6",
-	"6T4x4X5ZGf/UuDPwvDvvbPh7HbE6CYCCWMKGmI0z986fq5CY3fWg7N6WsqtKKPMA63/palpoM6pW3Fyo",
-	"xDJNdCpFMUvJ+GKixpdHLprpXEIuFNNCLsd6mcNY09m50TpZBq7F/ZTGGhs5lcquIpciK+aAsiMHSBSy",
-	"Wla95tRjnwhuXz8kvzjFF5fIFHn27hVOQlQqFi73iy5tb4MZZfyQlIHmViOnZWU0pnDksnLaXzDsHUNO",
-	"cTFYb1iLhgWf26H8EDQTHE7RcI+BnmZMb87/i2pTjy0q3FfV2K7ubtRidzIBAnGGkcCDQjwIB/dHW7CU",
-	"wlHaNlt3RXWbIsL4yv7RqdvuSCmMNO9R6eZ5eptMbvc36LJ3WhXdJlhdcLHgFkLtrUSumaJhgI5fbgOz",
-	"3aXRXmnla6MloLQUS2+PrkzmJ4QLJ2148cK7vw/JOX5WxGa8c2uyNruZUpv+Jc1XKVWYZREsqrYHvLlf",
-	"GnA7pr2w9oCBrw18ba9ZXsqjUDtRYHqDt/YM37hJtGAazERBlTLLsHyUGrTKPWqV7kZLoMD/N0FifGX+",
-	"aW8X8DPQTKdlWxdU9SgmJcA0Y7PUeUJPSUxzGjONjISqC0gIF4tg2wADB7tRe3bTRevsDC0SEtODrf9u",
-	"bf1YYK5MFU0taGKSqAO+fsA+LoG3lSC+82/cY2At1xiUNNCWE6cQX9SSawttpbABiu8k6KrgzlTnaacV",
-	"8g1Uc7FoB97KqNVKp9+DAipjrAehAALRrDoFJstksqjs9mnfp1kW7pr0sZr7/tnA+35gkbHv2+WWb6FM",
-	"ajnXYGy/LbFoUYdoj3G1H9tN7u8hFtIZvKviA4YBKU2ldiZqm6w1zcTC1lRzYWeG8qpakJY1jcMXrEng",
-	"RCuD9ydkKrJMLJpNodrM0x9rXaLupYW6XOA2Rurj22n/9CyOIdeQnDbPuqwTAdghSw2G7EHhv3+5oKH+",
-	"cA0qtiY8jK/Kv68tccvA1oxczX5e5locqFSCI3YXsLTBt5HNmpMwF5egMFIMZETMLUTO7afKxp4SlD4k",
-	"z22H8AmQgieCB2yAP+I6dqdkRtyuNVPcNv1loDxDrkooV+XPkAdiUa8PNYla/V57Q9xbkbPbzDvlZoe8",
-	"sAdpG/o2djimRuQ+kDARoiP285kvdGhec4EqArMtrMlzKiRRhcqxNKKh4jPgXoAnH1KmSMamnsDjexiH",
-	"bT4THOyoNXWCErugQA1ks9z3drU3zy43+s4GrjnI64O8Hq7Tirq8wW6Ly87mZ4kEJDUKsRvhgi95Rhlv",
-	"NQye0aXNOqtF9yHhsoluriSGC+tbpGAj41xoX0QW6TJygfWCxJSTKfsSTCZ7YdfxIIQBXCvv7AptzkkN",
-	"hvI7cmpbWCKLlMWpvQof5urh1YDnbgizicefaeH6EmDES0SonNv/c/iia/jaNPzZCNbTUl1u9Brk2ZJo",
-	"4QZZ1KWCQP1js7zbVIYH7j5w94G771pHwcrsPdQP8x3EhWR6iXgsWBKPTv75ySCctaNZ/C5kNjoZjRER",
-	"3UhrBjrBpywBrhnNyCWTuqAZmdM4ZRyUdfdSToDHcmkQCiPgnXVuFI04ncPopL46QyWaM7wWfIZ7ihDp",
-	"yGSJ/1Zf1xrzr3/tnZGlt9GbBJn01Saqkcr6Euvj/Ogi98vedtUwZSJAbSQX6B8a6WMqMFm+UOC4SplY",
-	"4NlMFQ3sF+Z6S66P9swVuv+LIkqL2qlMJcDX4IG6PKJG4HFVFd+2qTLSoGunkwleuyofzRVYyWp/Kwbq",
-	"xIbqlFW054XSZA5Q35ovYBs6KeeLmkhxARIr5JYFDhbpsnbcvnZuYJQ3Fhjl0pX9XsssdmPU87ICh8Zm",
-	"3GjVmRC2PklOdZySDC4hq927fR74HpsT2cRndUIuQHLIIsI40zLB/UyZnC+oBAPfnsGVw9rvAsNiC/9M",
-	"FEltDdZj3/IuzTKQ1btzaHkxEzOXWaMMjIhpbQJaJM5FHv7ONWd6fnz2juhMzA40y0CRjC5FUdsU/toy",
-	"jAW+v5BECBkRI+DYihYcpM/sEQteAwDhvPsr9TZsWvnEeQLmgjMtJOOzOvVQo+tP1/8/AAD//w==",
+	"7L3rcttG2iB8K1383qp8+w4kyoqdSaRfjmMneseOPZYz3toZr9UCHhI9AruR7oZoWquqvZq9sL2SrX66",
+	"GweyAYIUdUrwJ5EJoI/P+Xg1isUsFxy4VqOjq1EKNAGJf75IaZYBn4L5RwIqlizXTPDR0ehjyuKUaHEB",
+	"nDBF5pRrSPZH0UjFKcyo+UAvchgdjZSWjE9H19fR6OUHOl0d6kMK5BKkYoITMSE6BaJTxqcRmQhJTiZ7",
+	"b6iOUzO2hN8LJiEZHWlZQPdcr0VM7QSrSwcJ1TSEqU3Hfg9aLp5PNMjV0U8hFjxRRAsyp0yTc5gIM51c",
+	"mLnolDLePKYZ42xWzEZHB5GfinENU5CjazNZTiWdgfZXUkglZPgQzzh80Wf+DHM6BTf7PvlZiIQIni3w",
+	"TM1jRWdAYnO/klCekAnLNEizNGbG+70AuRhFI05nZkWxnbaxbvrlNfCpTkdHz54cmnVqDdJ8+z//+Xzv",
+	"f9C9rwd7P3ze+/Sf/zGKAmf4Cud7Hvs7Cs1K7dOWWb972pzUzbi/9+kvXVP+BDEzsPZCJNA2cWyetUz7",
+	"9GBl2s/9Znxb6FjMWicV7nF93v+QMBkdjf6/cYWjY/tUjZeHXZ3wo5AXKqdx65Tz8oW+k/72+uSn2kwn",
+	"MzqFU0116xQKH/YdvjZeNcnb839DrFuPzT5tua0nh9+3X8yOL2T1It6JjMWLvzGetM1xYZ71ncAOdxqL",
+	"HHDM5YnwSetF4MO+U51mxXR1/N1ddH3A2jRSdF117h5vuYlTxttRQeHD+sgTIWdUj45GCdWwpxlCQhso",
+	"nbKOk2F664P/jWuWtQ1c4MOt11yShx3e69KYZrKTBGa50MDjxd9gscq6nvMFsWsjM5qA41BMEcOSQWlC",
+	"M8EhIpT89tvJT/gYvtBZnkHJrazMUq25NuWembOLvS8Tixnj/t/ft3G1/aNWJnMyQXElzKGNAER0SjWZ",
+	"U0UyqjRRADwiQpKz/zzbJ69hookodIQ8mnI1B2nkq6eH37dv1klIG5LA12zGWjEtw4f1AROY0CLTo6Nn",
+	"B5EZ3coshwcHUSXBPAlIMNHo7WQjPtR+U7340juq05+opgqqzeVUp9VkiXu67VQlhuJUjtW2zeUf72Rf",
+	"L3kipIIZ8La9Qe2NnUz5KhNW3AxMNsFnu5lGAnyFtnnsw51MhAJGyzwMn+1umlcsa92SebTtTOXgpRCA",
+	"U/IEvrTtDJ91zVcyDsb1d09HUbdaYmd8m4Okuh34Rfm8a+ZVEX7v09WT6Lun12ECa2Z+B7JOvJrT5vbh",
+	"Tu7RiiltE9mHu5loSfJZmqkUfHZAsv5eUEm5ZrwNOH+vXtjJ3k4hlq3UWNmHu5moLoQtTWNlsB0c3yoz",
+	"a860Q172d8Mlm3i9xDh3j9g4568wDwswHIxAoiUAUewrHKOYYn5UmrAJyZz40mZG4DAf9Vvck/bFvc1a",
+	"tSmRJVseRsd8p+wrhE+jPAeiBcmluARr4FF604Mxg9zgZK7NplUuuAK0Ev1Ik/dWeDb/igXXTmSgeZ4x",
+	"axgb51KcZzD7y7+VpeA9FTf7lZ109Ui8zM4UmdHM7AKS/dF1NHoh+CRj8Z0u6FehSS6UYucZEMat3cvo",
+	"JVYGZ7hMxnF9r4Q8Z0kC/K5PrLShToVIjgnTiqQiS0CSGV0QLjRJBOpDuMwTbpglze5yladiBtZUei7F",
+	"BZAUpMP88rYToiHLFJmnLE5xob8K/UoU1vBxh8cpwRwlF0QVceoMvKVCac2duLx3Eu20zHz5irIM7nSh",
+	"J5qkVJE4pXwKCUHbgwHHhla4ss73JV27w5U65RIRminF+BTX9UGI11RaUfouseVcJAuzFi0EycwC/Gre",
+	"UL5wNE/d6aKEIDPKF8do7jf0veZAQUfBXukpCE3h3h7XfAo4y2+cFjoVkn292wv/VViKhDYJwT2pVEiJ",
+	"DIlC9F/a58ePH/eeFzoFrs3CYN1mK8eS3+slZRk9z+B+6Fq5R4AEEpIIsPu1BphjouWict3s6n5zKWJQ",
+	"6q53/Rs369FCJBE6fpgmMeVmt+cWmX7jqshzITUkbyBh9MMivzc0FxNCudCpEToXuVnftZeS8AKeFwnT",
+	"L7mWqKPl0qicmlkhiJa+pSUlMhpR3ddYGo3MUnC4xFJhmr2rTWMlzNUNAEeYUZ6qp1SlkERkznRKcpDK",
+	"DEQSqql5KRazGdMzc0L71RqcZ+M6sv6o0EaYVw5W5MVlGTEaZUAnYTnWLvZ8oa3xFf9YXfo5VfDd02My",
+	"N8iiGChN9y5BsskC3b+KnINiCRBKJMTAcr0fOk6zis9myNWl/IgTBL8SpQto9VEOnPGpar+jwEfLHmGq",
+	"UZ6p3YP7m2gROQFCKCDzVKBYJoEi5hgEmqcsAydMXkBj29UNisrV1MuFFJU6f2j5shLuVw0klfrzz1I/",
+	"pEbDLt2ppcus8nBV1+IAxQH+p8BeEOneOTtaE+eYhlnzj67d1rD3upyHSknx3xy+9NkhThRa5osU4osA",
+	"WUguWRyMaKDmPom1WgnpuAB8CcNxK0rClxxibZn2ysOpCF+oVQMDDxTE4SgGg7d5RuNSsblE2+83iiQi",
+	"LgwIB5etRCFDuzfbiYi1aEUkNsc1QVYekVhkGdUgaWZEAlQBZHBoTXWBRwzcKKr/HOVUKTAa+cRK2NHI",
+	"sJl/F8kUktqVtdwsnkk5bFQ65e0OgjcuuGIK3T7vpBCT1ctHWtYE0N40aBU+5z0pr7AWi7VvLh2AtWZY",
+	"m4lbeGjXNW9Hc7OxBKoh+bwJt4sLpUXCaJhvsjBUa6azMPi6uJ4eaGy2asepvqovJ6pvp+MYXuBb7cxg",
+	"QjMF0TLZSvqZAGtbrTnYvBOsdLhFnQexFMLS+WGfU+o4jF0QaQ9et0Ch686zJSK9CcgaOt9/P5YtBHbT",
+	"StErAhgm+JcsAR4iqqe/PN87fPadj8iSYKTqyIhWNMtIwqZGWS31qVVmAbzmYFklKy3YmAFV4Y3UhJDm",
+	"QiXgR0lEJHCY2z8mBf4ipJX4IDPyD1Vkyi6Bh9abl86S1UcdwkxeyFy0rNge2WcjJ4fZo7P4r5IkCP8+",
+	"r1vveyBb3ZpfCz+x3oTaBVXbqEtVZhUofHVB/48FTzLYTMV4JSQ5a8rg3tV8FpQ/AzFonkv7y0fLOd4+",
+	"rlmD0u5HhIQAw66G3Qmh8dTgFijNkud8iU8KyWafLTYFXB505owgBoe9cIVYYFQkBdkkiL0OvVcH/cnh",
+	"PeNGacCRY8rJOTgdw+i8ZMKyOlGoYb1fQXi15frsyo7RjME4yZiyumVJU42WF1p3C1VhM2sS2EiaKD86",
+	"D5MFLvRn6q0n/YZUKT189t3q5t9OGvcTFn7ZlIPsc832zfWXbN/7fBGKa1qi/hewIAVPQFojeTkN1YUE",
+	"NPmr/VEvAcAdQVQBbrm1xooqGGzeRPMy16DLCb66oTzVDaO4xKS8qsjA53kpdy8DaD2S6a9P/7okMj1d",
+	"d2LlUtbscxcUrE5lboOIfckzykuBoLnSCY11/5W+onFwiVNvVmgxkOBzoihLDFhbxLA2LUQdpekUIut7",
+	"oYqkYk7ERAMSupQqci6EhoRMpJiho+tSZMUsLPz4wwosZC6KLCFTsEsqOTSZCswasDYZgUQ1EYSFaQFy",
+	"NSvRrUKoEQU93qI/xvFA4nhly4jmmTfnNgd9eQlyQcwdrWD6uRAZUO406FCuxS9iTiZU1i4gtTZDOCKe",
+	"T0ek4JmIL6zoRpNFRKzSbeQ3pUWeo+emRW2HTcM6o5EqVA48adg5alvZQM5qBKG7YNPaWdanihyYO/AI",
+	"IQlC9ip2sC8hYLJAMqMXaL8zNxM8Iryy8D694aY5sg1BioiTGCOCoWURoXkuKVM0i+xFRoSLzza8zdyT",
+	"ldwDC5ini/Xn6OwldrH2m+AB+Yi+VWv5Je3g1TS5ZErIZcLYSWXMVM/td0ET3zYWijb5RKkCkv7DmN0L",
+	"1b7dSs5ox5jSzuXGcjbWSwvBGi/m02Ys3W2jwoT6OhsH1riR1osuT3/lwhPaojq1HHAuRVIs85i1RrI2",
+	"01DoEJJyx3ai1k21WHYNwTODbwSeryjLCgmhtadC6Q2B/Rehgnx1U+h0NtIVwvIz+rcNe1NleBGNY8gN",
+	"W/WGCNTS7QiV13JVkTDCt4Q8o4swz2rMVY4tZN0g7PzCS26P2iQFVwC8dXCUGqgEQuXMrJYnJKWXQFQq",
+	"5pxwUc27gOAMy3Dk0ccd4MouyxX5641KsGkFNw8iQVdCgCSuRYrYw2/AlsXyFhtUi3EqqdnQduOLMOfS",
+	"bVhaFZgydgmWfbn0BhTRrFPZ25T2W8hwq2Go1bizpXCxYr+pRec754K9mXZIYNmmpuW+qqGVn61mZEXW",
+	"emD0wd4PdG/y6SocFW3eXWSCNglMQH86PDg4OGhRY1EPXTdA4OulA/criUZWBa2Gbj3VXxzALVll2lCh",
+	"FT7Xw4sKGVKXNuBgA6dvfNq6/l2ojlYquwWlscqsuLlzqEUyuHD5jZ37w2XYhIVolLFJh6SJbs3Wp783",
+	"wteXUslI9TRydhamiJ3OaKSCQ1j1kkBVCxFdEfcyK+HZUYNm0UuaFX2lHpcBaj8pF1ITAMvTWOsCs4e8",
+	"lQds8zusTqyeCd7HFeYPZ/nuVIE7wdATw8fl/1LFuQ00tfYGWilULonLiCOoW7mAazpz9tNY8AmbFhKj",
+	"KzUcm59SlpuBGCcpfDG/GEpiZjNvjM235kdDjKmqzApj52c7Jm9YRnlEfgYuaEQ+FJJx4rLpX705fffC",
+	"RiuRE64hI3lGtcGq/SYF/XbtAS3BSBg82m/fJxuXugnGGjW4X5UA5zOemjQPCWwphztKHgJzO+NOyJ+l",
+	"UrdA/8qEryXRLcd4/VYqs5Xv3H3TMuSEydmcSuid3tWl7XKmZbLRSBcgOWQbfdIalSJhypQG2aE+97Eq",
+	"1bP9o9Gc6TSRdM7DY4ZoZy1EBEaNC1hLK3HurUilP5WNIgBCtprWZfX2Vq0K/M0vAzCYwYbphdt5aUpP",
+	"yxqXyerjogz1a7FBly4uRReq5plDX4cNGl3vSHEJmH62aClzdo1npc/NvWYhqXYzsrgCDSsEcjM66PWX",
+	"5pq6TF0pffbksOUev8I2UU2lqcuN7UbqXPMyU3O0rKSDNeIa4lM4zi7YlGUmt8WlTpcFzUTSiU2N9OR2",
+	"FJWca1SjmOFd8zgr0Dl/+7Fwm8Yhbx4BvC24+QhYl2FXj3PtiKl7EwCVizbJSoHEkNLQJbSzUJFtajaq",
+	"kcZuOKuompMe7WShjTZyuJdEpCl8VraaVcCC4VKWFEE+ywSPCJYjwd+AJw1XbiIKa3wLJJ/yYnZuAWMb",
+	"mSsBTVnWwi0wgN2sZyJkEKjQq7RLFdjDht0Kou65ECh0QwY6DCMug2Id8XlvRf91RrM+gld565U7T0Pe",
+	"nw6eashDELppdJUDzxYjnS88g0tb9n3UgLMTrndB9iskuQXSv3QX9cCsgnMzVjQq+JzxxP6dU3lhPURF",
+	"HGO+UhVgHYKuQMQXfqlULbarc4Sq2sLNTUhJFazcgo0tCsVUYonBtsdtTisQuSvC0ZvM9sKuJVuQdU+H",
+	"Dq/wBZx6lmZawZGQ3u62VeGIrwRVO6W1GpC91p/NF5uG91SX2CdmOnAJnZ8V5RJn9MuJ/eSJ07D8Pzuv",
+	"rc+ibnIvnVdiB24/8F0QJIeRt0CNqoInG4YHuFzmrQwmOzSy1CPPusJpVzZ+A9v2Slk+VJmhzYveGXbg",
+	"wgY6HzM+dc9X41lSqghVF5Bg0pqTxY4JJZZZutRD86Nqi4xSvopg79jLDzXTa11DP3ZBYiSmXHAW0wxz",
+	"C9X2cUiNsoGGBZr9QAfbWE1AaVUUagKJr5VYJaKUWmsJYO6S11ufGrjRjnMv8KWufLWbpbGCkQIa6Vk+",
+	"cGBNjHeHt/runNLb+YnpNvudU/W5dWcbSLg173KnFxpBxCy1uqQOKNnGYtmXKC47ZGxCRy1Q1+w01pnN",
+	"f3Wejfow3x0EFn5DErpM4xbHGG7io07L2tFLjpY+nqiS0vUq/hTwyng6sUwU2u9vJ9zf8uhb4/7VNdR1",
+	"Bqbr0BvUE5pFYpetWJtFyfnhPkA4OMAQy02PzJHYwMG1xVv9A2TCYh+oNMfC4fQC+E3iqnyey01DqzrS",
+	"rZSvdNuPN2hZ8JhqCGfASLAbn2Ed85RyWxYElCaZEBeK0Ga5K3zZHmjY134j0dvX3PP1er3m0x7wVe0u",
+	"KuGmHfgNvNVqZ21AZTc89Jucgp0quAkJk4xNU73znMolllLa3QI+pi+b5biLi1BsdTi6WVyMSqNfaP/L",
+	"iN1rbOTAOLLbd/hkSytdE0Xev3pBfnj67K/7o2jFVZeEWZgvrVEmWVLl0/hpkTBtK3Lsb2LwfMuBKOAa",
+	"KQk9F4X2Na9a0hVASiFVe6pCkemqVPFEFDzxS3TVJ7CWXRg65ikNi2pzQ056RO3ha5Edp8817yb7hXGl",
+	"aTCTt5C8yuL1Nc9sYZB5KuASJJEFVzapy7oDNs1q0YIkgnAxb0ku0XJReWGDPSf211R3rJdoKCs4P/vh",
+	"h9pXTw+C37Un+GtXHGhpQdrQ3mNkFLk5G0wEwtNBsCP4vOEiKCRbS/bwaZUAX1aGcDjRkRVSK696a2Fw",
+	"M5idu7pQ/Y2N7YU/lsWoUmaKM6Ha485Y8vnGJselsIr6qNU219sX7ZnfckGG0KlvbF18VgP7lavZtNJD",
+	"8w4C1ZaozJihIMB9Fh0BnbJYYfw71oTKpdC28gux/l6aNbN3t7vR+to6ruxNdaYb3Nlt3cTSfvw0Hevf",
+	"iZLlKMYtaFnNAsw3p0cp24D3VZP/ErYg38AQWo29i0DfP0RIbnUktxaWu3rquw/N7RU7WwvU5T4q9xHH",
+	"0zYxpX9+wrqyLVvl19RSayja9CE5JvTcSPwEpWVCXW6weV7LpgLMwzG38PDyb2on1X0By8aoZqCyj2K2",
+	"CSc+bDlEBKoRd8EianT8VriEsEVvmkvMfNuWJpDsPSEzoFwR7lIcegRihXOXvRKkIhILaf4n6ezzjJ1H",
+	"Ll1fRWTKphQ9OeT//u//EzRuKNiq5JmTU1xMgt1r6HDelxRuVbdWZVnXOWKHFFVVAK9ntevqHQp3qzbX",
+	"fcUutazDaFE1SNhBAbc1/tGO+IsElJZFS71BX4TASKu1F8tSBBERPAZLmXYUa9UZD9KepdxRNTMXimmX",
+	"Dd1K7lacqspm6CktfKEWwnRE5pLmectmezkz7bWXzkxtm2O2qtgbxYqU/S7KLUel+kynW8bM2wVv54La",
+	"MGSkymdsXscTg7/fP/nh0HqS+5eOOfjhcF3lmI1jSJoA1eOqYeqjuD2w9ao5aAFjo/E90GzwUWuQy1pY",
+	"8rfVDjO7YLeOSt4Cq20exFJPonov03oLuL1PVwfRk8O/hhNy67gdDBezwXztcWO+l80SR6A5jZlebCCj",
+	"GCkiZDHN6KXY1FqVAs102pGbgcVycu+DsGbjfdyn3X/BL7iYc29uX0297+EuyOsujm4V3r/YWhAwLH7Y",
+	"sn3+hMptB0GHadhFpgde9/bZHUgqgs20PjWaah22QKuGfOsAcKWp1DeP/u6QszYXHTqAZ8NYa9zdhrOv",
+	"FogpEb6K6Z1Tpu1fgUDeaFTwRPjg30Rw2Khectg3eNqWWvXch4UJ6b0XRy4FNyKUnFMZEVWcb6x6RyNs",
+	"ZbUEl1jLIP33xYzne/py7+unq8PvwmDZaLW1m9jjz1N2HlbL8anVcMI6OEtIWR1Qh9073dJ1Bpuu2JKg",
+	"rawM6y3ots2YV5+DBolgkr05ixlQhcnVNhMLi+UbDct8ETwZ98HMd5kPmDhoweO0rIrrOjQpZ9WY0QVW",
+	"hmk4Hbf3roh5W3pitwJBk8VGF1hZ4npSG5CXbRUqe8CfYrMiaw3kICmVyZxKqLsXnAPCDEmY+b8boaVC",
+	"XZtJaMsqckWebIjGHd6NHhnuDqFqtMDDQqURNar6Vie6FNNZW3mI1pZb3Vpb8pRqme1+LcNsgcdygZWf",
+	"0GdUFVMsnbtPvvv2+6fdveOiTVWziibVHWPPnq3lBSWd6UOUwrapV0ISG2i/HyhMs2b+DZW7/hpamA9v",
+	"BY2doLQLJapiqbegR602FG/kwzkJyBBRRDeR5y6RqarvaPPl7JvIMWt/ducp2WYZhWR6cWo2a09HsCQ2",
+	"/z8HKkG+8gTmvz5+GK3Eu3IspaaUa8knJhi/4JCtVlDESkbKR6AaqmmFJlvSWWEMD3AbAoIHj1QUV1AR",
+	"tFTr3LY/Ynwi2uJwXAvwehMuSlz+lvmBcuLjj4iTbY/MGxhgQc7MXGcR7qMMDmKcnFlh+yxycXtfNFEa",
+	"cnxk/nW2/y/emD+mUjJQ5Oy/77nguL2T5OzYdb1xjp9ABNO/uB/o3dvTD9hfC9d8ttSh/ewIY2kOn5JU",
+	"FNLF0dCZNbyVkb74C7aGmoKuveQWiTGZtsXSv7hvG4WvPz08tBbgpwc/uH495uMJk7ZigNIsy8g5MD51",
+	"g0GyT9799gE/+unl65cfXuLiyZlviHd2TM7+84zMzN+g0LQMlyD/hdbzBBcnAfePyvFCFNLBVdldLAP8",
+	"nSjwW1Dk6cFTGw02wRgxkICv+tHQKB4Dt34ilgDXbMKMxDB6ntM4hb3D/YOqrWjtN8yWmM2oXIyOsBmn",
+	"/ZhmlWdOEcGJSqnEQrcKqIxTEmeiSFRVVdcIYgV2QmJGWjOMx947euZcoNDIlqZPaikUR6Mn+wd2HSIH",
+	"TnM2Ohp9u/8El5tTnSK6jq2q/XV0dHUdjcYX52p8eTC2RW6XfivQEFH7RYJtDTO+qixV1+MrgwLmf3R6",
+	"7d6fgZYsVu5fSI/8hJdP3GTI/1XtVwPUYwwPzAWzVqKpZZplm+uTZHQ0+hn0i+qtpb6shwcHS53UNHzR",
+	"4zyjbKl32jJxu16Nzn9xePqOVCsi/7+rHseFhv+Gndye2ulC/KBc1rjWKxY/ebL+k0ZvQvzo2/UfVQ1W",
+	"8Yun678oW4iaDw5/WP/BchvI62j0rM8RlE1V8YNvex1A2bDwuoFZr0C72u4uGtpdSlyHCU2nCkO6DFCN",
+	"Pl03YMwQTsfaHYAtNWi04yLt2ifvGq3kDCnDypmrPeWaUPqaKV123zKzYV4xnYHGCJ5/hg+gemX8opAK",
+	"C9atffM1s6mKa198xTIN8nnsEq17vv/WSx8936/ievpOULZk6/kBWsb6v/4bRmNdf1pLKupNFzdrtlg1",
+	"bAsSkpy6NqoPmF48EvQ3eFUTgCxm9UH38RUWKrnu4iu1dnmbous7qlPbSP72Ac019As39nSB7QNzug/o",
+	"PMWGDLwhom8In2PX27OVPZlLRslEZ2K6l0th1Chvr9DS90CpcciKNR4vtRW12RhGEBaTiTcthtHivVvW",
+	"rSLG1sKa7YzvmqIOsH+/gpm7CBdd2A8JvvgmOEGYP9US6EwRQE3Xtf7lyc6A/CVOj3A+2oh6f9njySoF",
+	"r8IkGKeVN38dANtDGASFnYCjvVLbwCYVGZBMTNdBYSam4yujKl8v66VIZtU4rvqfduqny21SNyWafy9A",
+	"Lt5mSR8hF9/9Fea3K3isbKkFhvGgBhJ8PzD/TopLF8SMGcQSDFHRWIvEmevWoYADdOZLG3aB+VL9w62A",
+	"3IkGPcH8lH2F24XzpT0NUP6godyLF4SV6b0G6NuBPE5ploGrbOB+c94j1QrqRuf8yb9063ac24Tuetfi",
+	"wVJxB5aKpAIbD5HlT5+wxIRqUfFiA6iSuII1tsiT79W9KsBaJ/hPVbG0jWC05iv6GywcCOLJ/SiSxa6h",
+	"zznsr5tuTy0LuF4B/Se7njwE9nZBGJCRAk1ciuVrEZfRP6GB3avj8j0c+SHzgx5480LwScass/npk297",
+	"IdprKm3Nl6dPnvXZiCpy2xz1DSSMfjCaEaL1YZ+PcyliULZx4SMiBu9dgWlCy8YaVemzAGVYYk3jK/dX",
+	"p/lyW/R/R3VaoscdsJ82qcrtcZCr7tF4WcJnN1z6CkvdMlP51oNxfvkl1aN0Nvz0hUi2+OoP4ORqtKIf",
+	"pMe7kB49AkXeyolO6Tpqlii2ipvjK/9nN9eoqihuwTb8x3cCea2Mwz0fOMf9cg53DTaezNrqbW3TjQF2",
+	"fF7wxFZECjoEMOTrrGnn9x+fEVudzsYPikITyheEg54LeXFUVgOMXPXNqFYTMCKazcJOMA+DP9qFPXxk",
+	"cQttQRl7vn84hNlYx3kkGPaBXoDFKJt4n4qZN4FVaCcxr6OpUqyiW60PU7f49rL+4qM2e9V2MggvdyW8",
+	"sJnV8svqxu1STAMk281iz8kL8f7kjQtwoOTF29OXpGx/u9KW8gIWEaGazITS5Mnh9+Rv7Md98quwlXOI",
+	"q1RKzheuTnsTA05w+S8bTcsepFWttkS75ru2rDXap61i1omDg8G8NpjXbovgWBgj1AcDlx0MbZ3WCcsa",
+	"cYJL9CbAGMdXtX91qk83oRBGKGxgzx0xwVY9qqxDz7Qq63/EWYElZwbd6v50K77KTtfC8yQTQu5VhabD",
+	"TPWFY4NcoGS5Tz5UMVVV4fSJU+dsrrBPlrJV0JhyxchtflAt/hBX4Eu7iyJLyDlmR02EjANaFqZ12D7t",
+	"D5TX4uJs894+PPZgtxPj+YRw92N1wBPKskGrG1jr7ugPXdiybtSiMzJTB2y2unqNEFmEXyJB3VrmK/vK",
+	"o9YvcQ+DZnlXmmUFh+0qZQmJXTEWCMpYkwGlxvPFigJpszKpsinJCcH68MjbBO9kZRhS8EfiZU92O3EI",
+	"U965/jV/eE1x4H+PKtrQAGWlW1bUZy3jG1/h/zv1x+1ohNEcHR7dOmNr0xZxb4NaeK8uty2Acew7jbbr",
+	"hL9iv5XzBdYj8F3FCNP7xJaakGDLZRvmKIHD3HbTclqg1f+YJhMpZoZXciICIYvP3TJujADRdhx1QJmB",
+	"Pf0B2FNhNLMSR2sqGuNaWPG0izRIgK+wRkNz7zxuFQ03Mehod6ajlUBTgp77pV0lO9Ui9zmeIRbjKhYS",
+	"LYo4BbVP0O7lDJdYJ30iJKG2UzIrm7/ZcBSsUGT7QdraTERhiEjDNinZNNXHBqHKcp3UtuaY0YV5YSLF",
+	"V+DkHCZCmsUtsPoRtocw8ysAHvQmOn0Qj+DBKoS4uvuJzncnE0DNV3jig/NwYKG3lriOsFcifURcYcHI",
+	"h0JHNmIgsjU8hSSuO8oqZWty1fGV/aNb/9uOJqD865Dm9vlmqzyLTwcd8H51QA9BveFxnLGJrqt/y0Lf",
+	"ZBdg+cD0sj8jIA9s5T7F4InuhZ1TSW0opv83Lnl8hQLw9RguofEYeVG3xnZiX3kwWTe4HleS+laT9808",
+	"g453dxGeDsw8aLsfuiI4E0knGlv8K6JTCdYJp45cnfuIMM60tK31JkzO5lS2utdOXLHnB6lN4eLuR5my",
+	"59I70fnlh/b2R16Rwneuo0HxGjjk7ojI2xw4oY4k+MrtK7SkwfbGV/j/To1qO7KAdeos4tw6i2qTQnFv",
+	"W2Pn9aCF3W+A5iYAPLZdxzuccM+reh/WVOnNn9ipRWQYn6KOCUdnnU7BGy3nqSDS1RuwbrtV35ud/MaY",
+	"8rBUvAG3BsXwERAMh3xb0IyW1L0luuEzng4OsFuUioiYVElYloyk9NL2PcC2IL73gOvDWvZr0LJQRl4k",
+	"H1JYEHdXZt2WeNEMP7QEaEYvMCguXAodUfNGCYV3yZ9rC8XWgy0kBU93MH7eowaK3rvVREPDL+td8r9R",
+	"KylAazANXx9fmf+hrJkXLSGkNkmGSiAKa9Q6ZDo3xwmJV2vJd0/JG/Zjqd0ePvvO/turuOQJ/rBPfssz",
+	"QRNsk4LJFJjKHoNy7VSyAH7ZTxBwX7Hslvl5+bKNHO0hAEywm8sGeraINeg9e5xb1NW9u6SM9fJG1VnH",
+	"d91zlbr9TQ7CyFbCSA/x4J3ExqrYEO6VbWn1aOSY7zfb3nsP8Y+IfFuiRaiNVcLUbbQD9CfREiYggcew",
+	"d0mzoqOfS3fa+D450a7nPBfNHplHVlZKIMcKusIWGDVc3y647OsULBiC1OG9X+Q/7BrvTOqRbPaXWNgu",
+	"VjcuTO4Z6+Afe0zlQlyNECiToisWVIrwkGwrIXkLQ4cBgxOLFELWYq0890OhaZ+8qsUIm/8vSEy5UUxs",
+	"eYZVzPKVFAfbxSAuDLaL+6tjurHxwojCiaTzjrQD4c0PLvozIVqsTyT46AYeKMJAEQaKcNcUwWNfH4rw",
+	"7/lFLZBlBp09rlSBjQcNOUDBYSqwGokWKELMYHYO0gozPmCzbAlkO1i7ZyBnIRfIx1Q8n52MbhGB37Ri",
+	"r63tPoSi7M7/Nk8tWNgGwChtLkRhRMwaOM6gAsUSGHr2AQ1atd9WgzyAWKu3k1pV49vkTOW2H3eo1R/a",
+	"Mo4lCkrwXLJX1HCihgcB3BhflX9ft+KJzQnlaPvGJudo9GRaEaWpBltTVUWETm06j02/CdpMSsjaSoyr",
+	"vr4b8G8j7+W2Bgy435AMUQOnLoC3MkJ3TO07986DCaot+yzfJqzbXQ8htXdFtvMSyjy8+l/WdAsqQ4Wc",
+	"g8l3GclAq5o8LDiU0nKhwCjXBdcss30fQoZsSbmD/YcaaWtXhwu960hbdzAB1MDlDKG2g1r/SNV6hN9S",
+	"fQ7SoybzHF/ZPzpDc7ckJEa486h2+9yuteljaUkYjG6PLklyczgeA082slULaSsV9C+B85InO8CIh2W2",
+	"HnBo4HCPo0E4T/rRBZGxmK3JuHznX3o46iE2t/kb48mm35zGIoeNP7r97E470aCL3pUu6hpUovHQI0Fr",
+	"vdUSS7r11LIwP6dSinktJsTXXUXIMFOiAZFpIDQxCHmMzZ5nuV6QDJNPueGvaOkvS5f79FLbDRprXxEu",
+	"5ilIOCLaLJtpH8ZVdsbxGnNOlY58JS3CdITGygw0UWIGWOcHMgXEl8/rqPNjIfXB6su4uvtJTXUnE6ph",
+	"LpnWf4JCP4OI8Ih82xLpj6MqLm5OG0JiqVTu8TxABZekh/GVfblbPd6ObqAy4BDr9hlwm2jv2MXg87hX",
+	"PdfdQuWDC7QL6QGlmxaJnUthS2M1qsXWwMKXzGPa6syaYW6q5cWKzoDMBIYYk5/xCDGlxvYXCSrTx4TW",
+	"m5HIgityAZDbRBm7izJjdk59rxJzLO2laHeAfw9MGf9TYuzAMh9MPVqP/cFitH3okBupvViZq88+oO6A",
+	"ugPq3iwvXV0QoVOQimhRqbmriVl98NZy+Hbp4S2Hso1YqatjmtU8xaowCvPbfE0Lqi5sdV8vLkT4LyPg",
+	"AE+ciYDMhAxmjJilDARiIBADgdiBxdxB1ob0wCjNGzQhtDGFSgtphYiExdob6lQscqzvremFIRWYJ4+C",
+	"viJizjHcMKoUIPNT2ciQ8qTR7t3qFraMgFZVhKQrCY5lMs7BzFKqD8e4CMrVHCSaIo3KIRTU2xzGYgZE",
+	"FNrS0zlTAbL0AZS+P6J0W2ZFs6uSjtxtOn61gDU9En1q4UAaB9K4I9L4X0UyhVW/AvoXmWh2Ru1JQm2U",
+	"3hq3o3/pUffmcLsYPHt3FmVagU0JgP6nuv8u6NtyYccP1blll3dP3i0fkj2UXh1Krz5oMmDBsUqdDFOC",
+	"JVY0vnJ/dTuxtiQQKNTeSU5DO5ZiiJp9PMSoPc44z63geRxnS0bmYLSnjxRxCRT14M/uQM8XZvidIMYD",
+	"s0ENqDRoaI+E42W2i++WBMLVG2itBenrGHnDkOAR/rO0KKE+WEaSzVNhyAcXmlBXy4BQvkALNpmCJlyU",
+	"7ce58B3wIrRUod/dR65iBNwqwTkt+fAbt/Dbpjobl3ncitL43dy1aWmgc0NBx6GgY3dlKCxU21qcpZPg",
+	"/l5QSblmfE2Y/d9r7z1qk1e1kcHqdVdWrxqQtYax1wGxPZJ9ldmXXWh9yBmnM1CGkytCre5geLbj49aF",
+	"hJpD1dZhYsgnhr1hTXYXfs6UtnFyZynT6uw2e97W+9zaah5btrmtgPuhWgmrFd6PobB2QgHUP3HxEEMs",
+	"/KA/PaySspZIRCQVquqKa6ibj/OzEcBJEWtXJ7lAt70CeckasX9NQrsqBoyvqn90mhtvQGyMilPHxLth",
+	"+G1KRLXfIYT+Xk2I1UW4viiWP6dMbwu/K/12OyLpUYq24fMf3cy2R4vShnfj36FqdJNdYsLDsjL+qXFn",
+	"4Hn33sL39zpidRIABbGENTEbp+6dP1chMbvrQdm9K2VXlVDmAdb/0tWd12ZULbm5UIllmuhUimKakvHF",
+	"uRpfHrhopjMJuVBMC7kY60UOY02nZ0brZBkQwDDOCY19iw3tIy0vRVbMbLsxDpAoZLWses2pxz4R3L6+",
+	"T351ii8ukSny/N0JTkJUKuYu94subGuRKWV8n5SB5lYjp2VlNKZw5LJy2jcY9o4hp7gYrDesRcOCz11H",
+	"EDcEzQSHYzTcY6CnGdOb879RbeqxRYWHqhrb1d2PWuxOJkAgTjESeFCIB+Hg4WgLllI4Sttm666oblNE",
+	"GF/ZPzp12y0phZHmPSrdPk9vk8nt/gZd9l6rotsEqwsu5txCqL2VyDXtNAzQ8ctNYLa7NNqJVr42WgJK",
+	"S7Hw9ujKZH5EuHDShhcvvPt7n5zhZ0VsxjuzJmuzmwm16V/SfJVShVkWwaJqO8Cbh6UBt2PaS2sPGPja",
+	"wNd2muWlPAq1EwWm13hrT/GN20QLpqGtQe/zLMPyUWrQKneoVbobLYEC/90EifGV+V97u4BfgGY6Ldu6",
+	"oKpHMSkBJhmbps4TekximtOYaWQkVF1AQriYB9sGGDjYjtqz2y5aZ2dokZCYHmz992vrxwJzZapoakET",
+	"k0Qd8PUD9nEJvK0E8Z1/4wEDa7nGoKSBtpw4hfiillxbaCuFDVB8L0FXBXemOk87rZBvoJqLeTvwVkat",
+	"Vjr9HhRQGWM9CAUQiGbVKTBZJpNFZbdP+z7NsnDXpI/V3A/PBt73A4uMfd8ut3wHZVLLuQZj+12JRfM6",
+	"RHuMq/3YbnJ/D7GQzuBdFR8wDEhpKrUzUdtkrUkm5rammgs7M5RX1YK0rGkcvmBNAidaGbw/IhORZWLe",
+	"bArVZp7+WOsS9SAt1OUCNzFSH95N+6fncQy5huS4edZlnQjADllqMGQPCv/DywUN9YdrULEV4WF8Vf59",
+	"bYlbBrZm5HL28yLXYk+lEhyxu4CFDb6NbNachJm4BIWRYiAjYm4hcm4/VTb2lKD0PnlhO4SfAyl4InjA",
+	"BvgTrmN7SmbE7VozxU3TXwbKM+SqhHJV/gx5IBb1+lCTqNXvtTPEvRM5u828U252yAt7lLahm7HDMTUi",
+	"956EcyE6Yj+f+0KH5jUXqCIw28KaPCdCElWoHEsjGio+Be4FePIhZYpkbOIJPL6HcdjmM8HBjlpTJyix",
+	"CwrUQDbLfW9Xe/vscq3vbOCag7w+yOvhOq2oyxvstrjsbH6WSEBSoxDbES74kmeU8VbD4Cld2KyzWnQf",
+	"Ei6b6OZKYriwvnkKNjLOhfZFZJ4uIhdYL0hMOZmwL8Fkspd2HY9CGMC18s6u0Oac1GAovyentoUlMk9Z",
+	"nNqr8GGuHl4NeG6HMOt4/KkWri8BRrxEhMqZ/TeHL7qGr03Dn41gPS7V5UavQZ4tiBZukHldKgjUPzbL",
+	"u0tleODuA3cfuPu2dRSszH5T9UPCBCTwGPYuaVZ0+Pmekxfi/cmbsjjpi7enL4liU051gX3TMECj4HFK",
+	"EjYFiznOu2CrItcI2IwusGhyVKXO6RQWZA4SiDmJQrtiWcFAjpLMvPer/4dd/J2yfslmf4ldPbCKCk2E",
+	"nFE9OhqdM26uKhppA5BHI6Ul49M2tu/77wwxeo8p0TkVM4gQCyCJqkClEr++US56dVaY/wBVhWxHVDM+",
+	"xIVkeoHAK1gSj47++cnApTV4W6AuZDY6Go0RXt1IK5Z0wScsAa4Zzcglk7qgGZnROGUclI3LoJwAj+XC",
+	"cD5MVXFm9FE04nRmILa2OsPOmzO8FnyKG42QO5LzBf6/+rrE2tDXPmqgDAvwtnsmfVmYaqSyEMzqOD+5",
+	"FJuyCWU1TJmxUxvJZeSERvqYCiRLhQIn/pUZQF4erML2/cJcE9jV0Z67jhTfKKK0qJ3KRAJ8DR6oS/hr",
+	"ZAhU7StsPzlDRV3fq0zw2lX5sMvASpYb0TFQRxZUy3L3DjqhvjVfaTp0Ug7Mz6W4AImlrMtKJPN0UTtu",
+	"X+Q6MMobC4xy4erzr5QAcGPUEygDh4aoRyaZELaQUE51nJIMLiGr3bt9Hvgeu4jZCgXqiFyA5JBFhHGm",
+	"ZYL7mTA5m1MJBr49HyiHtd+1HZFrkmKoA6HnZn8TlplpLCP1FL+2TOCJkArsr6ujGj4RZ6JIap/YgJ2W",
+	"d2mWgazenUHLi5mYusQ6ZSBPTGoT0CJxETLh71xvtheHp++IzsR0T5tNkowuRFE7Kvy1ZRgL0t+QRAgZ",
+	"EaPf2II2HKRP7BNzXgMr4YJ7lsrt2KoS584ROBOcaYE8t0aT1Oj60/X/CwAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
