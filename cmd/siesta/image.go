@@ -44,7 +44,20 @@ func (a *app) image() *cobra.Command {
 		}
 	}
 	cmd.AddCommand(upload,
-		a.act("approve ID", "Approve an image that somebody else registered", "/v1/images/%s/approve", printImage),
+		&cobra.Command{
+			Use: "approve ID", Short: "Approve an image that somebody else registered; `show` says who endorses its files", Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				service, err := a.connect(cmd.Context())
+				if err != nil {
+					return err
+				}
+				body, err := service.call(cmd.Context(), http.MethodPost, "/v1/images/"+url.PathEscape(args[0])+"/approve", nil, nil)
+				if err != nil {
+					return err
+				}
+				return a.printJudgedImage(cmd.Context(), service, body)
+			},
+		},
 		a.act("withdraw ID", "Withdraw an image: no key is released to it any more", "/v1/images/%s/withdraw", printImage),
 		&cobra.Command{
 			Use: "list", Short: "List images", Args: cobra.NoArgs,
@@ -64,9 +77,17 @@ func (a *app) image() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return printImage(a.printer(), body)
+				return a.printJudgedImage(cmd.Context(), service, body)
 			},
-		})
+		},
+		&cobra.Command{
+			Use: "endorsements ID", Short: "List what imported documents say of an image's files", Args: cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return list(cmd.Context(), a, "/v1/images/"+url.PathEscape(args[0])+"/endorsements", filter(), endorsementHeading,
+					func(e imageEndorsementView) []string { return endorsementRows([]imageEndorsementView{e})[0] })
+			},
+		},
+		a.referenceValues("Save the signed digests of an approved image's files", "/v1/images/%s/reference-values"))
 	return cmd
 }
 

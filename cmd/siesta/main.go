@@ -48,7 +48,7 @@ func newRoot(out, errOut io.Writer) *cobra.Command {
 	root.SetErr(errOut)
 	root.PersistentFlags().StringVar(&a.server, "server", os.Getenv("SIESTA_SERVER"), "URL of the service (default: $SIESTA_SERVER, else that of the login)")
 	root.PersistentFlags().StringVarP(&a.format, "output", "o", "table", "table, or json for scripts")
-	root.AddCommand(a.login(), a.logout(), a.workspace(), a.operation(), a.explain(), a.image(), a.project(), a.dataset(), a.permit(), a.freeze(), a.policy(), a.decision(), a.quarantine(), a.floor(), a.site(), a.audit(), a.me())
+	root.AddCommand(a.login(), a.logout(), a.workspace(), a.operation(), a.explain(), a.image(), a.endorsement(), a.project(), a.dataset(), a.permit(), a.freeze(), a.policy(), a.decision(), a.quarantine(), a.floor(), a.site(), a.audit(), a.me())
 	return root
 }
 

@@ -55,7 +55,8 @@ func (a *app) workspace() *cobra.Command {
 	cmd.AddCommand(a.workspaceCreate(), a.workspaceList(), a.workspaceShow(), a.workspaceWatch(),
 		a.workspaceAct("delete", "Shred the workspace's key, then delete everything it has", http.MethodDelete, ""),
 		a.workspaceAct("reboot", "Stop the guest, arm its generation again and start it", http.MethodPost, "/reboot"),
-		a.workspaceAct("allow-reboot", "Lift the suspension of a generation for one boot", http.MethodPost, "/allow-reboot"))
+		a.workspaceAct("allow-reboot", "Lift the suspension of a generation for one boot", http.MethodPost, "/allow-reboot"),
+		a.referenceValues("Save, signed, what the workspace's guest must measure", "/v1/workspaces/%s/reference-values"))
 	return cmd
 }
 
