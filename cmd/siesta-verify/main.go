@@ -1,7 +1,7 @@
 // Command siesta-verify checks what siestad and its guests say, offline: the audit
-// log and its receipts, the evidence of confidential guests, stored decisions, and
-// launch digests. It opens no network connection and no database, only the files
-// it is given.
+// log and its receipts, the evidence of confidential guests, stored decisions,
+// launch digests, and signed reference values. It opens no network connection and
+// no database, only the files it is given.
 //
 // Exit status: 0 what was given is true, 1 it is not, 2 it could not be judged
 // (a file that cannot be read, wrong usage).
@@ -27,14 +27,14 @@ func main() {
 func run(args []string, in io.Reader, out, errs io.Writer, now func() time.Time) int {
 	root := &cobra.Command{
 		Use:   "siesta-verify",
-		Short: "Judge evidence, replay decisions, check the audit log and launch digests, offline",
+		Short: "Judge evidence, replay decisions, check the audit log, launch digests and reference values, offline",
 		Long: `Checks what siestad and its guests say, from files alone: no network, no database.
 
 Exit status: 0 what was given is true, 1 it is not, 2 it could not be judged.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(logCommand(), receiptCommand(), checkpointsCommand(), digestCommand(), evidenceCommand(now), decisionCommand())
+	root.AddCommand(logCommand(), receiptCommand(), checkpointsCommand(), digestCommand(), evidenceCommand(now), decisionCommand(), corimCommand(now))
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &cannotJudge{err} })
 	root.SetArgs(args)
 	root.SetIn(in)
