@@ -10,6 +10,10 @@
 // service refuses and a CHECK in the database refuses again. Files are
 // immutable and named by their SHA-256; a registered image cannot change.
 //
+// What others sign about the digests of files (CoRIM documents, under configured
+// keys) is kept append-only and shown beside an image's files as long as it is
+// good. It supports an approval, whose audit entry names it, and makes none.
+//
 // The package trusts its caller to have authorised the role; it decides itself
 // that two different people are at work.
 package image
