@@ -98,8 +98,14 @@ func writeValues(w io.Writer, s corim.Signed) error {
 	tab := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	d := s.Document
 	for _, line := range [][2]string{
-		{"document", d.ID}, {"profile", d.Profile}, {"author", d.Author}, {"signed by", s.Signer}, {"key", s.Key},
-		{"good from", instant(d.NotBefore)}, {"good until", instant(s.Until())}, {"passed over", strings.Join(d.Passed, "; ")},
+		{"document", d.ID},
+		{"profile", d.Profile},
+		{"author", d.Author},
+		{"signed by", s.Signer},
+		{"key", s.Key},
+		{"good from", instant(d.NotBefore)},
+		{"good until", instant(s.Until())},
+		{"passed over", strings.Join(d.Passed, "; ")},
 	} {
 		if line[1] != "" {
 			fmt.Fprintf(tab, "%s\t%s\n", line[0], line[1])
