@@ -14,6 +14,7 @@
 //     keys of the things a step makes are for.
 //   - A step that waits gives its worker back. Every step has a deadline by the database clock, counted from its first
 //     intent, and ends in a state that a person can see: failed with everything undone, or parked.
+//   - A panic in any function of a flow is the failure of that step. The transaction in which it happened leaves nothing.
 //
 // It trusts the database and its clock; it does not trust its own process to be on time.
 package flow

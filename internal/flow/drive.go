@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -45,7 +46,9 @@ func (r *Runner) drive(h *held) {
 			return
 		case err != nil:
 			log.Warn("flow interrupted", zap.String("step", h.Step), zap.Error(err))
-			r.release(h, r.cfg.Backoff(h.Attempts))
+			after := r.cfg.Backoff(h.Attempts)
+			h.Attempts++
+			r.release(h, after)
 			return
 		case !more:
 			return
@@ -170,24 +173,41 @@ func (h *held) age() time.Duration {
 	return time.Duration(*h.Age*float64(time.Second)) + time.Since(h.claimed)
 }
 
-// attempt runs Do or Undo once. A panic in a step is that step's failure, not the daemon's.
+// attempt runs Do or Undo once.
 func (r *Runner) attempt(h *held, step *planStep) (data json.RawMessage, calls []Call, err error) {
 	ctx, stop := context.WithTimeout(h.ctx, step.attempt)
 	defer stop()
 	ctx = context.WithValue(ctx, heldKey{}, &grip{r: r, h: h})
 	ctx, traced := r.cfg.Trace(ctx)
-	defer func() {
-		if v := recover(); v != nil {
-			r.log.Error("step panicked", zap.String("flow", string(h.ID)), zap.String("step", h.Step), zap.Any("panic", v), zap.ByteString("stack", debug.Stack()))
-			data, calls, err = h.Data, traced(), Fatal(&Problem{Code: "internal", Detail: "internal error in step " + h.Step})
-		}
-	}()
 	fn := step.do
 	if h.Backward {
 		fn = step.undo
 	}
-	data, err = fn(ctx, h.Data)
+	data = h.Data
+	err = r.contain(h, func() (err error) {
+		data, err = fn(ctx, h.Data)
+		return err
+	})
 	return data, traced(), err
+}
+
+// contain makes a panic in a step's or a flow's own function that step's failure, not the daemon's. In a transaction the
+// error rolls back what was written. What was panicked with may hold anything: only the runtime's own words are logged.
+func (r *Runner) contain(h *held, fn func() error) (err error) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		said := fmt.Sprintf("%T", v)
+		if fault, ok := v.(runtime.Error); ok {
+			said = fault.Error()
+		}
+		r.log.Error("step panicked", zap.String("flow", string(h.ID)), zap.String("kind", h.Kind), zap.String("step", h.Step),
+			zap.String("panic", said), zap.ByteString("stack", debug.Stack()))
+		err = Fatal(&Problem{Code: "internal", Detail: "internal error in step " + h.Step})
+	}()
+	return fn()
 }
 
 type heldKey struct{}
@@ -255,7 +275,7 @@ func (r *Runner) isDraining() bool {
 
 // release gives the flow back early. If this fails the lease runs out, with the same result later.
 func (r *Runner) release(h *held, after time.Duration) {
-	r.giveBack(h, "release", args{"id": h.ID, "epoch": h.Epoch, "after": after.Seconds()})
+	r.giveBack(h, "release", args{"id": h.ID, "epoch": h.Epoch, "after": after.Seconds(), "attempts": h.Attempts})
 }
 
 // yield tells whoever superseded the flow that this worker has stopped.

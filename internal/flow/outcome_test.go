@@ -3,11 +3,15 @@ package flow_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/eosc-siesta/siestad/internal/flow"
 	"github.com/eosc-siesta/siestad/internal/flow/flowtest"
@@ -211,5 +215,67 @@ func TestPanicIsTheStepsFailure(t *testing.T) {
 	flowtest.Run(t, r)
 	if s := flowtest.Await(ctx, t, db, id, flow.StateFailed); s.Problem.Code != "internal" || s.Problem.Detail != "internal error in step boom" {
 		t.Errorf("failed with %+v", s.Problem)
+	}
+}
+
+// TestPanicInATransaction: whatever of a flow panics, nothing of that transaction stays, the daemon lives, nobody reads what
+// was panicked with, and the flow comes to an end that a person can see.
+func TestPanicInATransaction(t *testing.T) {
+	fails := flow.Step[toy]{Name: "fail", Do: func(context.Context, *toy) error { return flow.Fatal(errors.New("no")) }}
+	boom := func(ctx context.Context, tx pgx.Tx, _ *toy) error {
+		if _, err := tx.Exec(ctx, `INSERT INTO toy VALUES ('half', 'done')`); err != nil {
+			return err
+		}
+		panic("secret")
+	}
+	// recording panics when it is first told of an event.
+	recording := func(kind flow.EventKind, times int) func(context.Context, pgx.Tx, *toy, flow.Event) error {
+		return func(ctx context.Context, tx pgx.Tx, s *toy, e flow.Event) error {
+			if e.Kind == kind && times > 0 {
+				times--
+				return boom(ctx, tx, s)
+			}
+			return nil
+		}
+	}
+	undone := flow.Step[toy]{Name: "make", Undo: func(context.Context, *toy) error { return nil }}
+	for name, c := range map[string]struct {
+		flow flow.Flow[toy]
+		want flow.State
+	}{
+		"commit":            {flow.Flow[toy]{Steps: []flow.Step[toy]{{Name: "make", Commit: boom}}}, flow.StateFailed},
+		"commit, one way":   {flow.Flow[toy]{OneWay: true, Steps: []flow.Step[toy]{{Name: "make", Commit: boom}}}, flow.StateParked},
+		"undo":              {flow.Flow[toy]{Steps: []flow.Step[toy]{{Name: "make", Undo: func(context.Context, *toy) error { panic("secret") }}, fails}}, flow.StateParked},
+		"undo commit":       {flow.Flow[toy]{Steps: []flow.Step[toy]{{Name: "make", UndoCommit: boom}, fails}}, flow.StateParked},
+		"record of success": {flow.Flow[toy]{Record: recording(flow.StepDone, 1), Steps: []flow.Step[toy]{undone}}, flow.StateFailed},
+		"record of failure": {flow.Flow[toy]{Record: recording(flow.StepFailed, 3), Steps: []flow.Step[toy]{undone, fails}}, flow.StateFailed},
+		"record of undoing": {flow.Flow[toy]{Record: recording(flow.StepUndone, 1), Steps: []flow.Step[toy]{undone, fails}}, flow.StateParked},
+		"record of parking": {flow.Flow[toy]{Record: recording(flow.Parked, 3), OneWay: true, Steps: []flow.Step[toy]{fails}}, flow.StateParked},
+		"record of the end": {flow.Flow[toy]{Record: recording(flow.Failed, 1), Steps: []flow.Step[toy]{undone, fails}}, flow.StateParked},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, db := flowtest.Context(t), database(t)
+			logged, seen := observer.New(zap.DebugLevel)
+			cfg := config(db)
+			cfg.Logger = zap.New(logged)
+			c.flow.Kind = "panics"
+			r := runner(t, cfg, c.flow)
+			id := mustStart(ctx, t, db, r, "panics", "w/1", toy{})
+			stop := flowtest.Run(t, r)
+			s := flowtest.Await(ctx, t, db, id, c.want)
+			stop()
+			if s.Problem == nil {
+				t.Error("it ended without a problem")
+			}
+			if n := toyRows(ctx, t, db, ""); n != 0 {
+				t.Errorf("%d rows of a transaction that panicked", n)
+			}
+			if seen.FilterMessage("step panicked").Len() == 0 {
+				t.Error("the panic is not in the log")
+			}
+			if strings.Contains(fmt.Sprint(s, seen.All()), "secret") {
+				t.Error("what was panicked with is told")
+			}
+		})
 	}
 }

@@ -45,7 +45,11 @@ func (r *Runner) succeed(h *held, i int, data json.RawMessage, calls []Call) (bo
 	last := i == len(h.plan.steps)-1
 	var out json.RawMessage
 	err := r.write(h, func(ctx context.Context, tx pgx.Tx) (err error) {
-		if out, err = step.commit(ctx, tx, data); err != nil {
+		err = r.contain(h, func() (err error) {
+			out, err = step.commit(ctx, tx, data)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		if err := r.event(ctx, tx, h, out, StepDone, step.name, nil, calls); err != nil {
@@ -92,7 +96,11 @@ func (r *Runner) undone(h *held, i int, data json.RawMessage, calls []Call) (boo
 	to := h.plan.before(i)
 	var out json.RawMessage
 	err := r.write(h, func(ctx context.Context, tx pgx.Tx) (err error) {
-		if out, err = step.unCommit(ctx, tx, data); err != nil {
+		err = r.contain(h, func() (err error) {
+			out, err = step.unCommit(ctx, tx, data)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		if err := r.event(ctx, tx, h, out, StepUndone, step.name, nil, calls); err != nil {
@@ -211,7 +219,9 @@ func (r *Runner) event(ctx context.Context, tx pgx.Tx, h *held, data json.RawMes
 	if h.plan.record == nil {
 		return nil
 	}
-	err := h.plan.record(ctx, tx, data, Event{Flow: h.ID, Subject: h.Subject, Step: step, Kind: kind, Problem: p, Calls: calls})
+	err := r.contain(h, func() error {
+		return h.plan.record(ctx, tx, data, Event{Flow: h.ID, Subject: h.Subject, Step: step, Kind: kind, Problem: p, Calls: calls})
+	})
 	if err != nil {
 		return fmt.Errorf("recording %s of %s: %w", kind, step, err)
 	}

@@ -81,7 +81,7 @@ UPDATE flow SET next_at = least(clock_timestamp() + make_interval(secs => @after
 WHERE id = @id AND epoch = @epoch`,
 
 	"release": `
-UPDATE flow SET next_at = clock_timestamp() + make_interval(secs => @after), holder = NULL, lease_until = NULL
+UPDATE flow SET next_at = clock_timestamp() + make_interval(secs => @after), attempts = @attempts, holder = NULL, lease_until = NULL
 WHERE id = @id AND epoch = @epoch AND state IN ('running', 'unwinding')`,
 
 	"yield": `
