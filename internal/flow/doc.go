@@ -13,7 +13,8 @@
 //     when its successor starts. A process that was stopped and resumed can still send one; that is what the natural
 //     keys of the things a step makes are for.
 //   - A step that waits gives its worker back. Every step has a deadline by the database clock, counted from its first
-//     intent, and ends in a state that a person can see: failed with everything undone, or parked.
+//     intent, and ends in a state that a person can see: failed with everything undone, or parked. Its problem tells the
+//     next step, and whose it is.
 //   - A panic in any function of a flow is the failure of that step. The transaction in which it happened leaves nothing.
 //
 // It trusts the database and its clock; it does not trust its own process to be on time.

@@ -46,6 +46,9 @@ func (r *Runner) drive(h *held) {
 			return
 		case err != nil:
 			log.Warn("flow interrupted", zap.String("step", h.Step), zap.Error(err))
+			if p := (*Problem)(nil); errors.As(err, &p) { // nothing could be recorded of it; that much can be shown
+				h.Detail = clip(p.Detail + ": " + p.or(fixInternal).Fix)
+			}
 			after := r.cfg.Backoff(h.Attempts)
 			h.Attempts++
 			r.release(h, after)
@@ -62,11 +65,11 @@ func (r *Runner) drive(h *held) {
 // advance makes one attempt at the current step and records how it ended. It reports whether the flow can go on at once.
 func (r *Runner) advance(h *held) (bool, error) {
 	i := h.plan.index(h.Step)
-	if i < 0 {
-		return false, r.park(h, &Problem{
+	if i < 0 { // not parked: it goes on by itself once a version that knows the step takes it
+		return false, &Problem{
 			Code: "unknown_step", Detail: fmt.Sprintf("this version of siestad knows no step %q", h.Step),
 			Fix: "an operator starts the version that began the operation",
-		})
+		}
 	}
 	step := &h.plan.steps[i]
 	if r.interrupted(h, BeforeIntent) {
@@ -81,10 +84,7 @@ func (r *Runner) advance(h *held) (bool, error) {
 	switch {
 	case h.Backward:
 		if h.age() > r.cfg.UndoFor {
-			return false, r.park(h, &Problem{
-				Code: "undo", Detail: fmt.Sprintf("undoing %s did not succeed within %s: %s", h.Step, r.cfg.UndoFor, h.Detail),
-				Fix: "an operator removes what is in the way and resumes the operation, or deletes the workspace",
-			})
+			return false, r.park(h, &Problem{Code: "undo", Detail: fmt.Sprintf("undoing %s did not succeed within %s: %s", h.Step, r.cfg.UndoFor, h.Detail)})
 		}
 	case h.Cancel != nil && !h.plan.oneWay:
 		return r.turn(h, i, &Problem{Code: "cancelled", Detail: *h.Cancel}, nil)
@@ -151,8 +151,11 @@ func (r *Runner) giveUp(h *held, i int, err error, calls []Call) (bool, error) {
 func overdue(h *held, step *planStep) *Problem {
 	p := &Problem{Code: "deadline", Detail: fmt.Sprintf("%s did not finish within %s", step.name, step.deadline)}
 	if h.Problem != nil { // what the last attempt said is worth more than that time is up
-		p.Code, p.Fix = h.Problem.Code, h.Problem.Fix
+		p.Code = h.Problem.Code
 		p.Detail += ": " + h.Problem.Detail
+		if p.Code != codeInternal { // whose advice was to wait
+			p.Fix = h.Problem.Fix
+		}
 	} else if h.Detail != "" {
 		p.Detail += ": " + h.Detail
 	}
@@ -205,7 +208,7 @@ func (r *Runner) contain(h *held, fn func() error) (err error) {
 		}
 		r.log.Error("step panicked", zap.String("flow", string(h.ID)), zap.String("kind", h.Kind), zap.String("step", h.Step),
 			zap.String("panic", said), zap.ByteString("stack", debug.Stack()))
-		err = Fatal(&Problem{Code: "internal", Detail: "internal error in step " + h.Step})
+		err = Fatal(&Problem{Code: codeInternal, Detail: "internal error in step " + h.Step})
 	}()
 	return fn()
 }
@@ -275,7 +278,7 @@ func (r *Runner) isDraining() bool {
 
 // release gives the flow back early. If this fails the lease runs out, with the same result later.
 func (r *Runner) release(h *held, after time.Duration) {
-	r.giveBack(h, "release", args{"id": h.ID, "epoch": h.Epoch, "after": after.Seconds(), "attempts": h.Attempts})
+	r.giveBack(h, "release", args{"id": h.ID, "epoch": h.Epoch, "after": after.Seconds(), "detail": h.Detail, "attempts": h.Attempts})
 }
 
 // yield tells whoever superseded the flow that this worker has stopped.

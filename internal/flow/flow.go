@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,8 +43,11 @@ const (
 type Flow[S any] struct {
 	Kind  string
 	Steps []Step[S]
-	// OneWay flows are never unwound: a step that gives up parks the flow until somebody resumes it.
+	// OneWay flows are never unwound: a step that gives up parks the flow.
 	OneWay bool
+	// Failed and Parked are the next step, and whose it is, where a problem names none: after the flow was unwound, and
+	// when it stands still halfway.
+	Failed, Parked string
 	// Record runs in every transaction that ends a step or the flow; the audit entries are written here.
 	Record func(ctx context.Context, tx pgx.Tx, s *S, e Event) error
 }
@@ -112,6 +116,22 @@ type Problem struct {
 
 func (p *Problem) Error() string { return p.Detail }
 
+// or is the problem with that next step where it names none.
+func (p *Problem) or(fix string) *Problem {
+	if p.Fix != "" {
+		return p
+	}
+	c := *p
+	c.Fix = fix
+	return &c
+}
+
+// An internal problem is one that no step has put into words. It is tried again, unless a step panicked.
+const (
+	codeInternal = "internal"
+	fixInternal  = "if it lasts, an operator looks into siestad's log"
+)
+
 // problemOf turns any error into a Problem, keeping one that is already inside.
 func problemOf(err error) *Problem {
 	var p *Problem
@@ -120,7 +140,7 @@ func problemOf(err error) *Problem {
 		c.Detail = clip(err.Error())
 		return &c
 	}
-	return &Problem{Code: "internal", Detail: clip(err.Error())}
+	return &Problem{Code: codeInternal, Detail: clip(err.Error())}
 }
 
 // clip bounds what an error can put into a row.
@@ -160,6 +180,8 @@ func Fatal(err error) error { return &fatal{err: err} }
 type plan struct {
 	kind   string
 	oneWay bool
+	failed string // as in Flow
+	parked string
 	steps  []planStep
 	record func(ctx context.Context, tx pgx.Tx, data json.RawMessage, e Event) error
 }
@@ -189,7 +211,7 @@ func (p *plan) before(i int) int {
 }
 
 func erase[S any](f Flow[S]) (*plan, error) {
-	p := &plan{kind: f.Kind, oneWay: f.OneWay}
+	p := &plan{kind: f.Kind, oneWay: f.OneWay, failed: cmp.Or(f.Failed, fixInternal), parked: cmp.Or(f.Parked, fixInternal)}
 	if f.Kind == "" || len(f.Steps) == 0 {
 		return nil, fmt.Errorf("flow %q: needs a kind and a step", f.Kind)
 	}

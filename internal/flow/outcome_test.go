@@ -264,8 +264,8 @@ func TestPanicInATransaction(t *testing.T) {
 			stop := flowtest.Run(t, r)
 			s := flowtest.Await(ctx, t, db, id, c.want)
 			stop()
-			if s.Problem == nil {
-				t.Error("it ended without a problem")
+			if s.Problem.Fix == "" {
+				t.Errorf("ended with %+v", s.Problem)
 			}
 			if n := toyRows(ctx, t, db, ""); n != 0 {
 				t.Errorf("%d rows of a transaction that panicked", n)
@@ -278,4 +278,71 @@ func TestPanicInATransaction(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestEveryProblemTellsTheNextStep: whatever a flow comes to, its problem says what to do.
+func TestEveryProblemTellsTheNextStep(t *testing.T) {
+	ctx, db := flowtest.Context(t), database(t)
+	cfg := config(db)
+	cfg.UndoFor = 50 * time.Millisecond
+	r := runner(t, cfg, flow.Flow[toy]{Kind: "other", Steps: []flow.Step[toy]{{Name: "one"}}})
+	const failed, parked = "begin again", "look, then delete"
+	waits := func(context.Context, *toy) error { return flow.Again(time.Millisecond, "server is BUILD") }
+	broken := func(context.Context, *toy) error { return errors.New("no database") }
+	forever := flow.Step[toy]{Name: "one", Do: waits, Deadline: time.Hour}
+	type outcome struct {
+		oneWay bool
+		step   flow.Step[toy]
+		state  flow.State
+		fix    string
+	}
+	outcomes := map[string]outcome{
+		"waited too long":          {false, flow.Step[toy]{Name: "one", Do: waits, Deadline: 50 * time.Millisecond}, flow.StateFailed, failed},
+		"waited too long, one way": {true, flow.Step[toy]{Name: "one", Do: waits, Deadline: 50 * time.Millisecond}, flow.StateParked, parked},
+		"failed too long":          {false, flow.Step[toy]{Name: "one", Do: broken, Deadline: 50 * time.Millisecond}, flow.StateFailed, failed},
+		"cannot be undone":         {false, flow.Step[toy]{Name: "one", Do: waits, Undo: broken, Deadline: 50 * time.Millisecond}, flow.StateParked, parked},
+		"cancelled":                {false, forever, flow.StateFailed, failed},
+		"superseded":               {false, forever, flow.StateSuperseded, "follow the operation that took its place: delete"},
+	}
+	ids := map[string]flow.ID{}
+	for name, c := range outcomes {
+		if err := flow.Register(r, flow.Flow[toy]{Kind: name, OneWay: c.oneWay, Failed: failed, Parked: parked, Steps: []flow.Step[toy]{c.step}}); err != nil {
+			t.Fatal(err)
+		}
+		ids[name] = mustStart(ctx, t, db, r, name, name, toy{})
+	}
+	if err := postgres.InTx(ctx, db, func(tx pgx.Tx) error {
+		if err := r.Cancel(ctx, tx, ids["cancelled"], "no longer wanted"); err != nil {
+			return err
+		}
+		return r.Supersede(ctx, tx, "superseded", "delete", "the workspace is deleted")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	flowtest.Run(t, r)
+	for name, c := range outcomes {
+		if s := flowtest.Await(ctx, t, db, ids[name], c.state); s.Problem.Fix != c.fix {
+			t.Errorf("%s: ended with %+v", name, s.Problem)
+		}
+	}
+	var silent int
+	if err := db.QueryRow(ctx, `SELECT count(*) FROM flow_event WHERE problem IS NOT NULL AND coalesce(problem->>'fix', '') = ''`).Scan(&silent); err != nil || silent > 0 {
+		t.Errorf("%d problems on record tell no next step (%v)", silent, err)
+	}
+}
+
+// TestUnknownStepWaitsForItsVersion: a version that does not know a step leaves the flow to one that does.
+func TestUnknownStepWaitsForItsVersion(t *testing.T) {
+	ctx, db := flowtest.Context(t), database(t)
+	older := runner(t, config(db), flow.Flow[toy]{Kind: "toy", Steps: []flow.Step[toy]{{Name: "old"}}})
+	newer := runner(t, config(db), flow.Flow[toy]{Kind: "toy", Steps: []flow.Step[toy]{{Name: "new"}}})
+	id := mustStart(ctx, t, db, newer, "toy", "w/1", toy{})
+	stop := flowtest.Run(t, older)
+	flowtest.Until(ctx, t, "the older version to say so", func() (bool, error) {
+		s, err := flow.Get(ctx, db, id)
+		return s.State == flow.StateRunning && strings.Contains(s.Detail, `no step "new": an operator starts the version`), err
+	})
+	stop()
+	flowtest.Run(t, newer)
+	flowtest.Await(ctx, t, db, id, flow.StateSucceeded)
 }

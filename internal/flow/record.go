@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
 )
 
 // intend commits the intent to attempt the current step. A crash after this repeats the step.
@@ -75,6 +76,7 @@ func (r *Runner) turn(h *held, i int, p *Problem, calls []Call) (bool, error) {
 	if h.plan.oneWay {
 		return false, r.park(h, p)
 	}
+	p = p.or(h.plan.failed)
 	err := r.write(h, func(ctx context.Context, tx pgx.Tx) error {
 		if err := r.event(ctx, tx, h, h.Data, StepFailed, h.Step, p, calls); err != nil {
 			return err
@@ -140,9 +142,13 @@ func (r *Runner) wait(h *held, i int, data json.RawMessage, calls []Call, w *aga
 
 // retry records a failed attempt and lets the step rest before the next.
 func (r *Runner) retry(h *held, i int, calls []Call, cause error) error {
-	kind, p, problem := Retried, problemOf(cause), problemOf(cause)
+	p := problemOf(cause).or(fixInternal)
+	kind, problem := Retried, p
 	if h.Backward {
 		kind, problem = UndoRetried, h.Problem // why the flow is unwound stays in sight
+	}
+	if p.Code == codeInternal {
+		r.log.Warn("step failed", zap.String("flow", string(h.ID)), zap.String("kind", h.Kind), zap.String("step", h.Step), zap.Error(cause))
 	}
 	after := r.cfg.Pace(r.cfg.Backoff(h.Attempts))
 	h.Attempts++
@@ -171,8 +177,9 @@ func (r *Runner) pause(h *held, i int, after time.Duration, fill func(context.Co
 	return err
 }
 
-// park stops the flow until a person resumes it.
+// park stops the flow until somebody resumes it or another flow takes its place.
 func (r *Runner) park(h *held, p *Problem) error {
+	p = p.or(h.plan.parked)
 	return r.write(h, func(ctx context.Context, tx pgx.Tx) error {
 		return r.end(ctx, tx, h, "parked", h.Data, p, Parked)
 	})

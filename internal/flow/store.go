@@ -81,7 +81,7 @@ UPDATE flow SET next_at = least(clock_timestamp() + make_interval(secs => @after
 WHERE id = @id AND epoch = @epoch`,
 
 	"release": `
-UPDATE flow SET next_at = clock_timestamp() + make_interval(secs => @after), attempts = @attempts, holder = NULL, lease_until = NULL
+UPDATE flow SET next_at = clock_timestamp() + make_interval(secs => @after), detail = @detail, attempts = @attempts, holder = NULL, lease_until = NULL
 WHERE id = @id AND epoch = @epoch AND state IN ('running', 'unwinding')`,
 
 	"yield": `
@@ -94,7 +94,7 @@ VALUES (@flow, @epoch, @kind, @step, @detail, @problem, @calls)`,
 
 	"supersede": `
 UPDATE flow SET state = 'superseded', epoch = epoch + 1, ended_at = clock_timestamp(),
-  problem = jsonb_build_object('code', 'superseded', 'detail', @why::text)
+  problem = jsonb_build_object('code', 'superseded', 'detail', @why::text, 'fix', 'follow the operation that took its place: ' || @by)
 WHERE subject = @subject AND kind <> @by AND state IN ('running', 'unwinding', 'parked')
 RETURNING id, epoch`,
 
