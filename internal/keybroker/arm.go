@@ -198,6 +198,40 @@ func (b *Broker) rearm(ctx context.Context, tx pgx.Tx, a armRow, who audit.Actor
 	})
 }
 
+// Unarm takes back an arming that no guest has used. The generation stands as before it: released to its last guest, or
+// suspended, if that is what the arming had lifted or nobody ever had the key. A guest that boots late after all is one
+// that nobody asked for. It changes nothing in any other state, and Rearm and AllowReboot arm again.
+func (b *Broker) Unarm(ctx context.Context, tx pgx.Tx, workspace string, generation int, lifted bool, why string) error {
+	doing := func(err error) error {
+		return fmt.Errorf("taking back the arming of generation %d of workspace %s: %w", generation, workspace, err)
+	}
+	a, err := lockCurrent(ctx, tx, workspace)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case err != nil:
+		return doing(err)
+	case a.generation != generation || a.state != stateArmed:
+		return nil
+	}
+	// A challenge that was asked for under the arming is worth nothing from the commit on.
+	var state string
+	if err := tx.QueryRow(ctx, `UPDATE broker_arm a SET state = CASE WHEN $4 OR last.report_id IS NULL THEN 'suspended' ELSE 'released' END,
+			report_id = last.report_id, epoch = a.epoch + 1, reason = $5, changed_at = now()
+		FROM (SELECT (SELECT report_id FROM broker_lease WHERE workspace = $1 AND generation = $2 ORDER BY id DESC LIMIT 1) AS report_id) last
+		WHERE a.workspace = $1 AND a.generation = $2 AND a.epoch = $3 AND a.state = 'armed' RETURNING a.state`,
+		workspace, generation, a.epoch, lifted, bound(why)).Scan(&state); err != nil {
+		return doing(err)
+	}
+	if _, err := b.Log.Append(ctx, tx, audit.Entry{
+		Actor: systemActor, Action: "guest.unarm", Object: object(workspace), Project: a.project, Outcome: audit.Success,
+		Details: map[string]any{"generation": generation, "epoch": a.epoch + 1, "state": state},
+	}); err != nil {
+		return doing(err)
+	}
+	return nil
+}
+
 // Disarm refuses every further release and renewal of the workspace. What is disarmed stays so; a new generation may be armed.
 func (b *Broker) Disarm(ctx context.Context, tx pgx.Tx, workspace string) error {
 	if _, err := lockArms(ctx, tx, workspace); err != nil {

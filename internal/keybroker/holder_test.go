@@ -75,3 +75,110 @@ func TestEndedLeaseStillHolds(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What was armed for a reboot that failed is taken back: the challenge that its guest asked for is worth nothing, a boot that
+// comes late is one that nobody asked for, and a person's next reboot gets the key.
+func TestUnarm(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	r := newRig(t)
+	unarm := func(lifted bool) State {
+		t.Helper()
+		if err := r.tx(func(tx pgx.Tx) error { return r.broker.Unarm(ctx, tx, testWorkspace, 1, lifted, "its reboot failed") }); err != nil {
+			t.Fatal(err)
+		}
+		s, err := r.broker.State(ctx, testWorkspace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	rearm := func() error {
+		return r.tx(func(tx pgx.Tx) error { return r.broker.Rearm(ctx, tx, testWorkspace, 1, "reboot") })
+	}
+	holder, _, _ := r.ready(testWorkspace)
+	if s := unarm(false); !s.Released || !s.LeaseLive {
+		t.Errorf("what had been released: %+v", s)
+	}
+	if _, _, err := holder.grant(door.Renew); err != nil {
+		t.Errorf("the holder of a released key renews: %v", err)
+	}
+
+	r.reboot(testWorkspace)
+	late := r.boot(testWorkspace, 1)
+	c, req, err := late.challengeFor(door.Unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if s := unarm(false); !s.Released || s.Armed || s.LeaseLive {
+			t.Fatalf("what had been armed: %+v", s)
+		}
+	}
+	_, err = r.broker.Grant(ctx, late.request(c, req, ""), "p")
+	wantCode(t, err, CodeGeneration)
+	if s, err := r.broker.State(ctx, testWorkspace); err != nil || s.Suspended {
+		t.Errorf("a guest that had asked in time suspends: %+v, %v", s, err)
+	}
+	if _, _, err := holder.grant(door.Renew); err == nil {
+		t.Error("the guest that was rebooted renews")
+	}
+	if err := rearm(); err != nil {
+		t.Fatal(err)
+	}
+	if s := unarm(false); s.Armed {
+		t.Fatalf("armed: %+v", s)
+	}
+	_, _, err = r.boot(testWorkspace, 1).grant(door.Unlock)
+	wantCode(t, err, CodeGeneration)
+
+	// That boot suspended the generation, and a person lifts this for one boot.
+	allow := func() error {
+		return r.tx(func(tx pgx.Tx) error {
+			_, err := r.broker.AllowReboot(ctx, tx, audit.Actor{Kind: audit.Person, Subject: testOwner}, testWorkspace)
+			return err
+		})
+	}
+	if err := allow(); err != nil {
+		t.Fatal(err)
+	}
+	if s := unarm(true); !s.Suspended {
+		t.Errorf("after an allowed reboot that failed: %+v", s)
+	}
+	if err := rearm(); !errors.Is(err, ErrState) {
+		t.Errorf("armed again without a person: %v", err)
+	}
+	if err := allow(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.boot(testWorkspace, 1).grant(door.Unlock); err != nil {
+		t.Errorf("the boot that was allowed again: %v", err)
+	}
+	if n := r.count(`SELECT count(*) FROM audit_entry WHERE action = 'guest.unarm'`) + r.count(`SELECT count(*) FROM audit_inbox WHERE action = 'guest.unarm'`); n != 3 {
+		t.Errorf("%d entries of an arming taken back", n)
+	}
+}
+
+// TestUnarmOfAGenerationThatNeverHadAKey: nobody can be told from the guest that the key was released to, so a person decides.
+func TestUnarmOfAGenerationThatNeverHadAKey(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.prepareAndArm(testWorkspace)
+	for range 2 {
+		if err := r.tx(func(tx pgx.Tx) error {
+			return r.broker.Unarm(context.Background(), tx, testWorkspace, 1, false, "no more")
+		}); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := r.boot(testWorkspace, 1).grant(door.Unlock)
+		wantCode(t, err, CodeSuspended)
+	}
+	if err := r.tx(func(tx pgx.Tx) error { return r.broker.Disarm(context.Background(), tx, testWorkspace) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.tx(func(tx pgx.Tx) error {
+		return r.broker.Unarm(context.Background(), tx, testWorkspace, 1, false, "no more")
+	}); err != nil {
+		t.Errorf("what is disarmed: %v", err)
+	}
+}
