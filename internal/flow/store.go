@@ -111,6 +111,10 @@ UPDATE flow SET state = CASE WHEN backward THEN 'unwinding' ELSE 'running' END, 
   problem = CASE WHEN backward THEN problem END, next_at = clock_timestamp()
 WHERE id = @id AND state = 'parked' RETURNING epoch, step`,
 
+	// A row that somebody has locked is about to change.
+	"parked": `
+SELECT id FROM flow WHERE subject = @subject AND state = 'parked' FOR SHARE SKIP LOCKED`,
+
 	"flows": `
 SELECT id, kind, subject, state, backward, steps, step, detail, problem, request, created_at, ended_at
 FROM flow WHERE id = @id OR subject = @subject ORDER BY id DESC LIMIT @limit`,
@@ -231,6 +235,19 @@ func (r *Runner) Cancel(ctx context.Context, tx pgx.Tx, id ID, why string) error
 		return fmt.Errorf("cancelling flow %s: %w", id, err)
 	}
 	return nil
+}
+
+// IsParked says whether the subject's live flow is parked, and keeps it so until the transaction ends: what it left behind can
+// be taken over.
+func IsParked(ctx context.Context, tx pgx.Tx, subject string) (bool, error) {
+	err := tx.QueryRow(ctx, queries["parked"], args{"subject": subject}).Scan(new(ID))
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("looking whether the flow of %s is parked: %w", subject, err)
+	}
+	return true, nil
 }
 
 // Resume lets a parked flow go on from the step at which it was parked.

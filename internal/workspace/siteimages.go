@@ -17,7 +17,7 @@ import (
 )
 
 // ensureImages brings kernel and initrd to the site. The workspace's use of each is committed before Glance is asked, so
-// that a deletion elsewhere that is about to remove the last use sees it, or is seen as 'removing' and waited for.
+// that a deletion elsewhere that is about to remove the last use sees it, or is seen as the remover and waited for.
 func (s *Service) ensureImages(ctx context.Context, site *Site, r *run) error {
 	img, err := s.image(ctx, r)
 	if err != nil {
@@ -64,7 +64,15 @@ func (s *Service) useImage(ctx context.Context, r *run, digest [32]byte) (remova
 			return fmt.Errorf("locking an image of site %s: %w", r.Site, err)
 		}
 		if remover != nil {
-			return flow.Again(pollCloud, "an older copy of the image is being removed")
+			// A removal that is parked sends no more calls, and when it goes on it finds this use: what it left can be adopted.
+			parked, err := flow.IsParked(ctx, tx, subject(*remover))
+			if err != nil {
+				return err
+			}
+			if !parked {
+				return flow.AgainBecause(pollCloud, problem(codeImage, "see the deletion that removes it through; then create the workspace again",
+					"an older copy of the image is being removed from %s", r.Site))
+			}
 		}
 		return anyRows(ctx, tx, "image-use", named{"site": r.Site, "sha256": digest[:], "workspace": r.Workspace})
 	})
