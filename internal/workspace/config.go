@@ -91,7 +91,7 @@ type Times struct {
 	Stop     time.Duration // until a server that was asked to stop is off: 10 min
 	Delete   time.Duration // until the cloud has let go of a resource: 1 h
 	SweepGap time.Duration // between the two sweeps at the end of a deletion: 10 s
-	Watch    time.Duration // between two looks at a ready workspace's server: 1 min
+	Watch    time.Duration // between two looks at a workspace that was ready: 1 min
 }
 
 // Service creates, reboots, deletes and explains workspaces.

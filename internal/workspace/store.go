@@ -54,7 +54,7 @@ WHERE id = @id AND state = @from`,
 
 	"watch": `
 UPDATE workspace w SET watch_at = clock_timestamp() + make_interval(secs => @every)
-FROM (SELECT id FROM workspace WHERE state IN ('ready', 'stopped') AND watch_at <= clock_timestamp()
+FROM (SELECT id FROM workspace WHERE state IN ('ready', 'stopped', 'failed') AND ready_at IS NOT NULL AND watch_at <= clock_timestamp()
       ORDER BY watch_at LIMIT @limit FOR UPDATE SKIP LOCKED) due
 WHERE w.id = due.id
 RETURNING w.id, w.project, w.site, w.state, w.generation,

@@ -24,8 +24,9 @@ type watched struct {
 	ServerID   string
 }
 
-// Run watches ready workspaces for servers that went down by themselves, and for generations that the broker suspended,
-// until ctx ends. It only shows what it sees: nothing is armed again without somebody asking.
+// Run watches ready workspaces for servers that went down by themselves, failed ones for guests that came up after all, and
+// both and stopped ones for generations that the broker suspended, until ctx ends. It only shows what it sees: nothing is
+// armed again without somebody asking.
 func (s *Service) Run(ctx context.Context) error {
 	every := during(s.cfg.Times.Watch, time.Minute)
 	tick := time.NewTicker(min(every, 5*time.Second))
@@ -67,14 +68,19 @@ func (s *Service) look(ctx context.Context, w watched) error {
 	}
 	if state.Suspended {
 		return s.observe(ctx, w, Suspended, problem(string(Suspended), "who may allow a reboot looks at the decisions and allows one, or deletes the workspace",
-			"a boot that nobody asked for was refused"))
+			"the generation is suspended: %s", state.Reason))
 	}
 	site, ok := s.sites[w.Site]
-	if w.State != Ready || !ok || w.ServerID == "" {
+	late := w.State == Failed && state.Stage == "ready" && state.LeaseLive // its reboot failed, and the guest says that it is ready
+	if w.State != Ready && !late || !ok || w.ServerID == "" {
 		return nil
 	}
 	srv, err := site.Client.Server(ctx, w.ServerID)
 	switch {
+	case late && err == nil && srv.Status == "ACTIVE":
+		return s.observe(ctx, w, Ready, nil)
+	case late: // why it failed stays in sight
+		return err
 	case absent(err):
 		return s.observe(ctx, w, Stopped, problem(codeServer, "the operator of "+site.Name+" looks what became of it; the workspace can be deleted", "the server is gone from %s", site.Name))
 	case err != nil:
@@ -87,20 +93,28 @@ func (s *Service) look(ctx context.Context, w watched) error {
 	return nil
 }
 
-// observe shows what was seen, unless somebody has asked for something else meanwhile.
+// observe shows what was seen, unless somebody has asked for something else meanwhile. p is nil for a ready guest.
 func (s *Service) observe(ctx context.Context, w watched, to State, p *flow.Problem) error {
 	return postgres.InTx(ctx, s.cfg.DB, func(tx pgx.Tx) error {
-		err := change(ctx, tx, "observe", named{"id": w.ID, "from": w.State, "state": to, "reason": p})
+		var err error
+		entry := audit.Entry{
+			Actor: system, Action: "workspace." + string(to), Object: subject(w.ID), Project: w.Project,
+			Outcome: audit.Success, Details: map[string]any{"site": w.Site, "generation": w.Generation},
+		}
+		if p == nil {
+			err = change(ctx, tx, "ready", named{"id": w.ID, "from": w.State})
+		} else {
+			err = change(ctx, tx, "observe", named{"id": w.ID, "from": w.State, "state": to, "reason": p})
+			entry.Outcome, entry.Code = audit.Failed, p.Code
+			entry.Details["problem"] = printable(p.Detail, 500)
+		}
 		if errors.Is(err, ErrState) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		_, err = s.cfg.Audit.Append(ctx, tx, audit.Entry{
-			Actor: system, Action: "workspace." + string(to), Object: subject(w.ID), Project: w.Project,
-			Outcome: audit.Failed, Code: p.Code, Details: map[string]any{"site": w.Site, "generation": w.Generation, "problem": printable(p.Detail, 500)},
-		})
+		_, err = s.cfg.Audit.Append(ctx, tx, entry)
 		return err
 	})
 }
