@@ -33,7 +33,7 @@ func (s *Service) bootSteps(from State) []flow.Step[run] {
 func (s *Service) awaitActive(ctx context.Context, site *Site, r *run) error {
 	srv, err := site.Client.Server(ctx, r.ServerID)
 	if absent(err) {
-		return flow.Fatal(wrap(codeServer, "create the workspace again", err))
+		return flow.Fatal(wrap(codeServer, "delete the workspace and create another", err))
 	}
 	if err != nil {
 		return forward(site, err)

@@ -22,7 +22,7 @@ import (
 // shortest time to try.
 func (s *Service) createFlow() flow.Flow[run] {
 	t := s.cfg.Times
-	return flow.Flow[run]{Kind: kindCreate, Record: s.record(kindCreate), Steps: append([]flow.Step[run]{
+	return flow.Flow[run]{Kind: kindCreate, Record: s.record(kindCreate), Failed: createFailed, Parked: createParked, Steps: append([]flow.Step[run]{
 		{Name: "resolve", Do: s.on(s.resolve), Deadline: 5 * time.Minute},
 		{Name: "images", Do: s.on(s.ensureImages), Undo: s.on(s.releaseImages), Deadline: 30 * time.Minute, Attempt: 10 * time.Minute},
 		{Name: "key", Do: s.on(s.prepareKey), Commit: s.found(roleKey, secretID), Undo: s.on(s.undoKey), UndoCommit: s.gone(roleKey), Deadline: 5 * time.Minute},

@@ -18,7 +18,7 @@ import (
 // resumes it.
 func (s *Service) deleteFlow() flow.Flow[run] {
 	patience := during(s.cfg.Times.Delete, time.Hour)
-	return flow.Flow[run]{Kind: kindDelete, OneWay: true, Record: s.record(kindDelete), Steps: []flow.Step[run]{
+	return flow.Flow[run]{Kind: kindDelete, OneWay: true, Record: s.record(kindDelete), Parked: deleteParked, Steps: []flow.Step[run]{
 		{Name: "settle", Do: s.settle, Deadline: patience},
 		{Name: "shred", Do: s.shredKey, Commit: s.gone(roleKey), Deadline: patience},
 		{Name: "server", Do: s.on(plainly(s.removeServer)), Commit: s.gone(roleServer), Deadline: patience},
@@ -52,7 +52,7 @@ func (s *Service) settle(ctx context.Context, r *run) error {
 func (s *Service) shredKey(ctx context.Context, r *run) error {
 	err := s.shred(ctx, r.Workspace)
 	if err != nil && openstackError(err) {
-		return wrap(codeCloud, "the key is destroyed here; the operator of "+r.Site+" makes the key manager reachable so that its secret goes, too", err)
+		return wrap(codeCloud, "the key is destroyed here; the operator of "+r.Site+" makes the key manager reachable; then ask for the deletion again, so that its secret goes, too", err)
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/eosc-siesta/siestad/internal/flow"
 	"github.com/eosc-siesta/siestad/internal/keybroker"
 	"github.com/eosc-siesta/siestad/internal/permit"
 	"github.com/eosc-siesta/siestad/internal/postgres"
@@ -40,6 +41,14 @@ func (s *Service) Explain(ctx context.Context, id string) (Explanation, error) {
 		}
 	}
 	e.Next = next(e)
+	// Nothing goes on by itself where an operation is parked: what stands in its way comes first.
+	live, ok, err := flow.Live(ctx, s.cfg.DB, subject(id))
+	if err != nil {
+		return Explanation{}, fmt.Errorf("explaining workspace %s: %w", id, err)
+	}
+	if ok && live.State == flow.StateParked {
+		e.Next = "its operation (" + live.Kind + ") stands still: " + live.Problem.Fix
+	}
 	return e, nil
 }
 

@@ -30,6 +30,15 @@ const (
 	codeState     = "state"
 )
 
+// What can be done about an operation whose problem does not say it. A parked deletion goes on when it is asked for again;
+// a parked creation does not, and a deletion takes its place.
+const (
+	createFailed = "delete the workspace and create another; if that fails, too, an operator looks into siestad's log"
+	createParked = "an operator removes what is in the way; then delete the workspace, which takes away what is left"
+	rebootFailed = "reboot the workspace again; if that fails, too, an operator looks into siestad's log"
+	deleteParked = "an operator removes what is in the way, or looks into siestad's log; then ask for the deletion again"
+)
+
 // forward says what an error of the cloud means to a step that makes something. What may pass is retried until the step's
 // deadline; what cannot change by itself ends the operation.
 func forward(site *Site, err error) error {
@@ -43,13 +52,13 @@ func forward(site *Site, err error) error {
 	case openstack.Permanent:
 		return flow.Fatal(wrap(codeCloud, "the operator of "+site.Name+" looks for the request id in the service's log", err))
 	}
-	return wrap(codeCloud, "it is tried again; if it lasts, the operator of "+site.Name+" looks for the request id in the service's log", err)
+	return wrap(codeCloud, "if it lasts, the operator of "+site.Name+" looks for the request id in the service's log", err)
 }
 
 func noCapacity(site *Site, err error) *flow.Problem {
 	return &flow.Problem{
 		Code: codeCapacity, Detail: fmt.Sprintf("waiting for capacity at %s: %s", site.Name, err),
-		Fix: "delete a workspace at " + site.Name + ", or its operator raises the quota; then create the workspace again",
+		Fix: "delete a workspace at " + site.Name + ", or its operator raises the quota; then try again",
 	}
 }
 

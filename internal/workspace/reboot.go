@@ -15,7 +15,7 @@ import (
 // signed that it stopped, or its lease has run out: Nova's word alone would let two guests hold the key. It has nothing to undo: a reboot that
 // fails leaves a failed workspace whose data is untouched, to be rebooted again or deleted.
 func (s *Service) rebootFlow() flow.Flow[run] {
-	return flow.Flow[run]{Kind: kindReboot, Record: s.record(kindReboot), Steps: append([]flow.Step[run]{
+	return flow.Flow[run]{Kind: kindReboot, Record: s.record(kindReboot), Failed: rebootFailed, Steps: append([]flow.Step[run]{
 		{Name: "end-lease", Commit: func(ctx context.Context, tx pgx.Tx, r *run) error {
 			return s.cfg.Broker.EndLease(ctx, tx, r.Workspace, "reboot")
 		}},

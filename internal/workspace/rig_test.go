@@ -70,6 +70,14 @@ type rig struct {
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{t: t, db: pgtest.New(t)}
+	t.Cleanup(func() {
+		var silent int
+		err := r.db.QueryRow(context.Background(), `SELECT (SELECT count(*) FROM flow_event WHERE problem IS NOT NULL AND coalesce(problem->>'fix', '') = '')
+			+ (SELECT count(*) FROM workspace WHERE jsonb_typeof(reason) = 'object' AND coalesce(reason->>'fix', '') = '')`).Scan(&silent)
+		if err != nil || silent > 0 {
+			t.Errorf("%d problems tell no next step (%v)", silent, err)
+		}
+	})
 	ctx := flowtest.Context(t)
 	r.startCloud()
 	r.startBroker()

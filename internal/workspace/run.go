@@ -61,7 +61,7 @@ func subject(workspace string) string { return "workspace/" + workspace }
 func (s *Service) site(r *run) (*Site, error) {
 	site, ok := s.sites[r.Site]
 	if !ok {
-		return nil, flow.Fatal(problem(codeConfig, "an operator puts the site back into the configuration and resumes the operation",
+		return nil, flow.Fatal(problem(codeConfig, "an operator puts the site back into the configuration; then delete the workspace, or reboot it if it was ready before",
 			"site %s is not configured any more", r.Site))
 	}
 	return site, nil

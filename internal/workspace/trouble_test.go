@@ -289,6 +289,9 @@ func TestParkedDeletionGoesOnWhenAskedAgain(t *testing.T) {
 		t.Errorf("workspace is %s", s)
 	}
 	yield()
+	if e, err := r.svc.Explain(ctx, w.ID); err != nil || !strings.Contains(e.Next, "ask for the deletion again") {
+		t.Errorf("explained by %q (%v)", e.Next, err)
+	}
 	if again := r.begin(ctx, r.svc, r.svc.Delete, w.ID); again.ID != remove.ID {
 		t.Errorf("another deletion was started: %s", again.ID)
 	}
