@@ -11,6 +11,7 @@
 //   - Every resource is found by a name or key that follows from installation, workspace, role and generation; what a crash
 //     left unrecorded is found and adopted, never made twice.
 //   - A data volume under which a key was once confirmed is deleted by Delete alone.
+//   - A generation is armed while an operation that asked for its boot runs, and no longer.
 //   - Delete refuses releases in its own transaction and destroys the key before anything else.
 //   - Every effect has its audit entry in the same transaction.
 //

@@ -12,8 +12,9 @@ import (
 )
 
 // rebootFlow restarts a guest. The generation is armed again only when Nova shows the server off and the old guest has
-// signed that it stopped, or its lease has run out: Nova's word alone would let two guests hold the key. It has nothing to undo: a reboot that
-// fails leaves a failed workspace whose data is untouched, to be rebooted again or deleted.
+// signed that it stopped, or its lease has run out: Nova's word alone would let two guests hold the key. No step is undone: the
+// transaction in which a reboot fails takes the arming back, if no guest has used it, and leaves a failed workspace whose
+// data is untouched, to be rebooted again or deleted.
 func (s *Service) rebootFlow() flow.Flow[run] {
 	return flow.Flow[run]{Kind: kindReboot, Record: s.record(kindReboot), Failed: rebootFailed, Steps: append([]flow.Step[run]{
 		{Name: "end-lease", Commit: func(ctx context.Context, tx pgx.Tx, r *run) error {
@@ -81,6 +82,7 @@ func (s *Service) rearm(ctx context.Context, tx pgx.Tx, r *run) error {
 	err = s.cfg.Broker.Rearm(ctx, tx, r.Workspace, r.Generation, "reboot")
 	if errors.Is(err, keybroker.ErrState) && r.AllowedBy != nil {
 		_, err = s.cfg.Broker.AllowReboot(ctx, tx, *r.AllowedBy, r.Workspace)
+		r.Lifted = err == nil
 	}
 	return broken(site, err)
 }

@@ -4,13 +4,18 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/eosc-siesta/siestad/internal/door"
 	"github.com/eosc-siesta/siestad/internal/flow"
 	"github.com/eosc-siesta/siestad/internal/flow/flowtest"
 )
+
+var rebootSteps = []string{"end-lease", "stop", "stopped", "start", "active", "attested", "unlocked", "ready"}
 
 // failure is where a reboot gives up: at a step, before or after its effect.
 type failure struct {
@@ -47,6 +52,90 @@ func (r *rig) breaking(at *atomic.Pointer[failure]) *rig {
 	})
 	flowtest.Run(r.t, r.runner)
 	return r
+}
+
+func (r *rig) armed(ctx context.Context) (n int) {
+	r.t.Helper()
+	if err := r.db.QueryRow(ctx, `SELECT count(*) FROM broker_arm WHERE state = 'armed'`).Scan(&n); err != nil {
+		r.t.Fatal(err)
+	}
+	return n
+}
+
+// TestFailedRebootArmsNothing fails a reboot at each step, before and after its effect: nobody can get a key by a boot that
+// nobody asks for any more, and the next reboot works.
+func TestFailedRebootArmsNothing(t *testing.T) {
+	ctx := flowtest.Context(t)
+	var at atomic.Pointer[failure]
+	r := newRig(t).breaking(&at)
+	w, op := r.create(ctx, r.svc)
+	r.await(ctx, op, flow.StateSucceeded)
+	for i, step := range rebootSteps {
+		for _, after := range []bool{false, true} {
+			at.Store(&failure{step, after})
+			op := r.begin(ctx, r.svc, r.svc.Reboot, w.ID)
+			if s := r.await(ctx, op, flow.StateFailed); s.Problem.Fix != rebootFailed {
+				t.Errorf("%s: failed with %+v", step, s.Problem)
+			}
+			if n := r.armed(ctx); n != 0 || r.state(ctx, w.ID) != Failed {
+				t.Errorf("%s (after its effect: %t): %d guests armed, workspace is %s", step, after, n, r.state(ctx, w.ID))
+			}
+			at.Store(nil)
+			again := r.svc.Reboot
+			if i > 3 || i == 3 && after { // its guest may have asked too late, and then takes a person's word
+				again = r.svc.AllowReboot
+			}
+			r.await(ctx, r.begin(ctx, r.svc, again, w.ID), flow.StateSucceeded)
+			if got := r.state(ctx, w.ID); got != Ready {
+				t.Errorf("%s: %s after another reboot", step, got)
+			}
+		}
+	}
+}
+
+// TestLateBootOfAFailedReboot: somebody starts the server of a reboot that had failed. It is refused and seen, and takes a
+// person's word, also when the reboot that a person had allowed fails as well.
+func TestLateBootOfAFailedReboot(t *testing.T) {
+	ctx := flowtest.Context(t)
+	var at atomic.Pointer[failure]
+	r := newRig(t).breaking(&at)
+	w, op := r.create(ctx, r.svc)
+	r.await(ctx, op, flow.StateSucceeded)
+	at.Store(&failure{step: "start"})
+	r.await(ctx, r.begin(ctx, r.svc, r.svc.Reboot, w.ID), flow.StateFailed)
+	w, err := r.svc.Get(ctx, w.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.svc.watch(ctx, 0); err != nil || r.state(ctx, w.ID) != Failed {
+		t.Errorf("nothing has happened, and it is %s (%v)", r.state(ctx, w.ID), err)
+	}
+	suspended := func(why string) {
+		t.Helper()
+		flowtest.Until(ctx, t, "the watcher to see the suspension", func() (bool, error) {
+			return r.state(ctx, w.ID) == Suspended, r.svc.watch(ctx, 0)
+		})
+		if got, err := r.svc.Get(ctx, w.ID); err != nil || !strings.Contains(got.Reason.Detail, why) {
+			t.Errorf("suspended with %+v (%v)", got.Reason, err)
+		}
+		if err := pgx.BeginFunc(ctx, r.db, func(tx pgx.Tx) error { _, _, _, err := r.svc.Reboot(ctx, tx, operator, w.ID, ""); return err }); !errors.Is(err, ErrState) {
+			t.Errorf("a plain reboot of a suspended workspace: %v", err)
+		}
+	}
+	if err := r.client.StartServer(ctx, w.ServerID); err != nil {
+		t.Fatal(err)
+	}
+	suspended("nobody had asked for")
+	r.await(ctx, r.begin(ctx, r.svc, r.svc.AllowReboot, w.ID), flow.StateFailed)
+	if n := r.armed(ctx); n != 0 {
+		t.Errorf("%d guests armed after an allowed reboot that failed", n)
+	}
+	suspended("its reboot failed")
+	at.Store(nil)
+	r.await(ctx, r.begin(ctx, r.svc, r.svc.AllowReboot, w.ID), flow.StateSucceeded)
+	if got := r.state(ctx, w.ID); got != Ready {
+		t.Errorf("%s after the allowed reboot", got)
+	}
 }
 
 // TestGuestThatComesUpAfterItsRebootFailed is shown as ready once it says so, and as stopped when it goes away.

@@ -47,6 +47,8 @@ type run struct {
 
 	// AllowedBy is who allowed a suspended generation to boot once more; nil for a plain reboot.
 	AllowedBy *audit.Actor `json:"allowed_by,omitempty"`
+	// Lifted is set when the reboot has lifted a suspension.
+	Lifted bool `json:"lifted,omitempty"`
 	// Kept is set when unwinding finds a formatted disk: its volume and its key stay for Delete.
 	Kept bool `json:"kept,omitempty"`
 	// OldRefusal is the last refused request before a reboot.
@@ -107,9 +109,14 @@ func (s *Service) record(kind string) func(context.Context, pgx.Tx, *run, flow.E
 			entry.Action, entry.Outcome = "workspace.step.failed", audit.Failed
 		case flow.Parked:
 			entry.Action, entry.Outcome = "workspace."+kind+".parked", audit.Failed
+			if kind == kindCreate { // what it left stands until the workspace is deleted
+				if err := s.fail(ctx, tx, kind, r, e.Problem); err != nil {
+					return err
+				}
+			}
 		case flow.Failed:
 			entry.Action, entry.Outcome = "workspace."+kind+".failed", audit.Failed
-			if err := s.fail(ctx, tx, r, e.Problem); err != nil {
+			if err := s.fail(ctx, tx, kind, r, e.Problem); err != nil {
 				return err
 			}
 		case flow.Succeeded:
@@ -122,9 +129,15 @@ func (s *Service) record(kind string) func(context.Context, pgx.Tx, *run, flow.E
 	}
 }
 
-// fail shows on the workspace that its operation came to nothing.
-func (s *Service) fail(ctx context.Context, tx pgx.Tx, r *run, p *flow.Problem) error {
-	return change(ctx, tx, "fail", named{"id": r.Workspace, "reason": p})
+// fail shows on the workspace that its operation came to nothing. Nobody waits for its guest any more: none stays armed.
+func (s *Service) fail(ctx context.Context, tx pgx.Tx, kind string, r *run, p *flow.Problem) error {
+	if err := change(ctx, tx, "fail", named{"id": r.Workspace, "reason": p}); err != nil {
+		return err
+	}
+	if kind == kindReboot {
+		return s.cfg.Broker.Unarm(ctx, tx, r.Workspace, r.Generation, r.Lifted, "its reboot failed")
+	}
+	return s.disarm(ctx, tx, r)
 }
 
 // shown are the calls as they enter an audit entry, few and short enough for it.

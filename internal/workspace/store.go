@@ -41,7 +41,7 @@ UPDATE workspace SET state = 'rebooting', reason = NULL, version = version + 1, 
 WHERE id = @id AND ready_at IS NOT NULL AND state = ANY (@from)`,
 	"fail": `
 UPDATE workspace SET state = 'failed', reason = @reason, version = version + 1, updated_at = clock_timestamp()
-WHERE id = @id AND state IN ('creating', 'rebooting')`,
+WHERE id = @id AND state IN ('creating', 'rebooting', 'failed')`,
 	"delete": `
 UPDATE workspace SET state = 'deleting', reason = NULL, version = version + 1, updated_at = clock_timestamp()
 WHERE id = @id AND state NOT IN ('deleting', 'deleted')`,

@@ -1,6 +1,7 @@
 package workspace
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"regexp"
@@ -288,14 +289,75 @@ func TestParkedDeletionGoesOnWhenAskedAgain(t *testing.T) {
 	if s := r.state(ctx, w.ID); s != Deleting {
 		t.Errorf("workspace is %s", s)
 	}
-	yield()
 	if e, err := r.svc.Explain(ctx, w.ID); err != nil || !strings.Contains(e.Next, "ask for the deletion again") {
 		t.Errorf("explained by %q (%v)", e.Next, err)
 	}
+	yield()
 	if again := r.begin(ctx, r.svc, r.svc.Delete, w.ID); again.ID != remove.ID {
 		t.Errorf("another deletion was started: %s", again.ID)
 	}
 	r.await(ctx, remove, flow.StateSucceeded)
+	if err := r.nothing(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestParkedCreationIsFailedAndDeleted: a creation that cannot be unwound is shown as failed, and a deletion takes its place.
+func TestParkedCreationIsFailedAndDeleted(t *testing.T) {
+	ctx, r := flowtest.Context(t), newRig(t)
+	r.svc, r.runner = r.service(func(f *flow.Config, c *Config) {
+		f.UndoFor, c.Times.Boot = 200*time.Millisecond, 200*time.Millisecond
+	})
+	flowtest.Run(t, r.runner)
+	r.cloud.NoValidHost(true)
+	yield := r.cloud.Inject(cloudsim.Fault{
+		Service: "volume", Method: http.MethodDelete, Path: regexp.MustCompile(`/volumes/`), Status: http.StatusConflict,
+		Body: `{"conflictingRequest": {"code": 409, "message": "attached"}}`,
+	})
+	w, op := r.create(ctx, r.svc)
+	r.await(ctx, op, flow.StateParked)
+	got, err := r.svc.Get(ctx, w.ID)
+	if err != nil || got.State != Failed || got.Reason.Fix != createParked {
+		t.Errorf("%s with %+v (%v)", got.State, got.Reason, err)
+	}
+	if e, err := r.svc.Explain(ctx, w.ID); err != nil || !strings.HasSuffix(e.Next, createParked) {
+		t.Errorf("explained by %q (%v)", e.Next, err)
+	}
+	yield()
+	r.await(ctx, r.begin(ctx, r.svc, r.svc.Delete, w.ID), flow.StateSucceeded)
+	if err := r.nothing(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestParkedCreationArmsNothing: an operator takes the site out of the configuration between "bind" and "server".
+func TestParkedCreationArmsNothing(t *testing.T) {
+	ctx, r := flowtest.Context(t), newRig(t)
+	r.svc, r.runner = r.service(func(_ *flow.Config, c *Config) {
+		c.wrap = func(f flow.Flow[run]) flow.Flow[run] {
+			for i, s := range f.Steps {
+				if f.Kind == kindCreate && s.Name == "server" {
+					f.Steps[i].Do = func(ctx context.Context, rn *run) error {
+						if rn.Site != "gone" {
+							rn.Site = "gone"
+							return flow.Again(0, "the site goes")
+						}
+						return s.Do(ctx, rn)
+					}
+				}
+			}
+			return f
+		}
+	})
+	flowtest.Run(t, r.runner)
+	w, op := r.create(ctx, r.svc)
+	if s := r.await(ctx, op, flow.StateParked); s.Step != "server" || s.Problem.Code != codeConfig {
+		t.Errorf("parked at %s with %+v", s.Step, s.Problem)
+	}
+	if n := r.armed(ctx); n != 0 {
+		t.Errorf("%d guests armed", n)
+	}
+	r.await(ctx, r.begin(ctx, r.svc, r.svc.Delete, w.ID), flow.StateSucceeded)
 	if err := r.nothing(); err != nil {
 		t.Error(err)
 	}
