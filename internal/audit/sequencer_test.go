@@ -297,7 +297,7 @@ func TestEveryQueryPrepares(t *testing.T) {
 	for _, sql := range []string{
 		sqlAppend, sqlFind, sqlAcquire, sqlRenew, sqlYield, sqlTune, sqlWaiting, sqlFence, sqlMove, sqlDirect, sqlDirectOpenings, sqlTiles,
 		sqlBatch, sqlHead, sqlNewestBatch, sqlEdgeLeaves, sqlEdgeRoots, sqlReadTiles, sqlGet, list, sqlErase, sqlBundle,
-		sqlExportBatch, sqlExportTiles, sqlExportBeyond,
+		sqlExportUntil, sqlExportBatch, sqlExportEntry, sqlExportTile,
 	} {
 		if _, err := conn.Conn().Prepare(r.context(), "", sql); err != nil {
 			t.Errorf("%s\n%v", sql, err)
