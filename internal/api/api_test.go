@@ -538,7 +538,7 @@ func TestDoor(t *testing.T) {
 
 func TestErrorTable(t *testing.T) {
 	kinds := []kind{
-		kindMalformed, kindNoKey, kindCursor, kindToken, kindForbidden, kindFacts, kindDoor, kindDoorBusy, kindSelf, kindNotCustodian,
+		kindMalformed, kindNoKey, kindCursor, kindToken, kindForbidden, kindFacts, kindDoor, kindDoorBusy, kindSelf, kindNotAuthor, kindWider, kindNotKept, kindNotCustodian,
 		kindNotFound, kindMethod, kindExists, kindState, kindBusy, kindInFlight, kindStale, kindTooLarge, kindMediaType, kindInvalid,
 		kindKeyReused, kindNoIfMatch, kindRate, kindInternal, kindDatabase, kindTimeout, kindAuditLog, kindIssuer, kindSite, kindSiteFull, kindNotReady,
 	}

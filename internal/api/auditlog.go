@@ -5,11 +5,11 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
 
+	"go.uber.org/zap"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/eosc-siesta/siestad/internal/api/gen"
@@ -120,14 +120,36 @@ func (h *handlers) GetConsistencyProof(ctx context.Context, r gen.GetConsistency
 	return gen.GetConsistencyProof200JSONResponse{Old: r.Params.Old, New: size, Hashes: hashViews(proof)}, nil
 }
 
-// ExportAudit streams. An export that breaks off has no end line, which siesta-verify notices.
+// exportAnswer writes an export.
+type exportAnswer func(w http.ResponseWriter) error
+
+func (f exportAnswer) VisitExportAuditResponse(w http.ResponseWriter) error { return f(w) }
+
+// ExportAudit streams.
 func (h *handlers) ExportAudit(ctx context.Context, _ gen.ExportAuditRequestObject) (gen.ExportAuditResponseObject, error) {
 	if err := h.allow(ctx, "audit.read", "", authz.Object{Kind: "audit"}, ""); err != nil {
 		return nil, err
 	}
-	read, write := io.Pipe()
-	go func() { write.CloseWithError(h.cfg.Log.Export(ctx, write)) }()
-	return gen.ExportAudit200ApplicationXNdjsonResponse{Body: read}, nil
+	return exportAnswer(func(w http.ResponseWriter) error {
+		c := callOf(ctx)
+		release, err := h.exports.take(c.who.Subject)
+		if err != nil {
+			return err
+		}
+		defer release()
+		long, cancel := c.longer(ctx, exportIn)
+		defer cancel()
+		out := &patientWriter{ResponseWriter: w, call: c}
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		err = h.cfg.Log.Export(long, out)
+		if err != nil && out.begun {
+			// The status has gone out. Only a connection that breaks still says that this is not the whole log; the end line,
+			// which siesta-verify looks for, is missing as well.
+			h.cfg.Logger.Warn("export broken off", zap.String("request", c.id), zap.Error(err))
+			panic(http.ErrAbortHandler)
+		}
+		return err
+	}), nil
 }
 
 // tiles serves the log in the C2SP layout. Hashes are for everybody with a role; entry bundles hold the entries.

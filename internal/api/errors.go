@@ -46,6 +46,7 @@ var (
 	kindDoor         = kind{403, "guest-refused", "Refused", "Show the decision's id to the owner of the workspace, who can read why.", true}
 	kindDoorBusy     = kind{503, "ask-again", "Not now", "Send the same request again after Retry-After seconds.", true}
 	kindSelf         = kind{403, "self-approval", "Never the same person", "Ask somebody else who may do it.", true}
+	kindNotAuthor    = kind{403, "not-author", "Only who made a draft uploads its files", "Ask its author, or make a draft of your own.", true}
 	kindWider        = kind{422, "wider-than-site", "A policy only narrows", "Take out what the site's configuration does not admit.", true}
 	kindNotKept      = kind{409, "not-replayable", "What it rests on is not kept", "It was decided before such things were kept, or is a refusal without evidence.", true}
 	kindNotCustodian = kind{403, "not-custodian", "Only the custodian decides over a dataset", "Ask the custodian of the dataset.", true}
@@ -91,6 +92,7 @@ var sentinels = []struct {
 	{floor.ErrInvalid, kindInvalid},
 	{corim.ErrInvalid, kindInvalid},
 	{image.ErrSelfApproval, kindSelf},
+	{image.ErrNotAuthor, kindNotAuthor},
 	{image.ErrTooLarge, kindTooLarge},
 	{image.ErrState, kindState},
 	{image.ErrInvalid, kindInvalid},

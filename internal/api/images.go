@@ -56,31 +56,69 @@ func (h *handlers) GetImage(ctx context.Context, r gen.GetImageRequestObject) (g
 	return gen.GetImage200JSONResponse{Body: view, Headers: gen.GetImage200ResponseHeaders{ETag: etag(view)}}, nil
 }
 
-// UploadImageFile streams the body into the database. An upload that breaks off leaves nothing behind.
+// UploadImageFile receives the body into a temporary file and stores it once it is whole. Whether it will be taken is asked
+// before the body is read, and again in the transaction that takes it.
 func (h *handlers) UploadImageFile(ctx context.Context, r gen.UploadImageFileRequestObject) (gen.UploadImageFileResponseObject, error) {
 	img, err := h.image(ctx, "image.upload", r.Image)
 	if err != nil {
 		return nil, err
 	}
+	c := callOf(ctx)
+	if err := img.Accepts(c.actor()); err != nil {
+		return nil, h.notTaken(ctx, img.ID, err)
+	}
 	if err := matches(r.Params.IfMatch, imageView(img)); err != nil {
 		return nil, err
 	}
-	kind := image.Kind(r.File)
-	updated, id, err := effect(ctx, h.Server, func(tx pgx.Tx) (image.Image, audit.ID, error) {
-		file, err := h.cfg.Images.Store(ctx, tx, kind, r.Body)
-		if err != nil {
-			return image.Image{}, 0, err
-		}
-		return h.cfg.Images.Attach(ctx, tx, callOf(ctx).actor(), img.ID, kind, file.SHA256)
-	})
+	release, err := h.uploads.take(c.who.Subject)
 	if err != nil {
 		return nil, err
+	}
+	defer release()
+	ctx, cancel := c.longer(ctx, uploadIn)
+	defer cancel()
+	kind := image.Kind(r.File)
+	upload, err := image.Receive(kind, patientReader{r.Body, c})
+	if err != nil {
+		return nil, err
+	}
+	defer upload.Close()
+	updated, id, err := h.attach(ctx, img.ID, kind, upload)
+	if err != nil {
+		return nil, h.notTaken(ctx, img.ID, err)
 	}
 	if err := h.await(ctx, id); err != nil {
 		return nil, err
 	}
 	view := imageView(updated)
 	return gen.UploadImageFile200JSONResponse{Body: view, Headers: gen.UploadImageFile200ResponseHeaders{ETag: etag(view)}}, nil
+}
+
+// attach stores an upload as a file of an image. One at a time: large files must not take all connections of the database.
+func (h *handlers) attach(ctx context.Context, id string, kind image.Kind, upload *image.Upload) (image.Image, audit.ID, error) {
+	select {
+	case <-ctx.Done():
+		return image.Image{}, 0, ctx.Err()
+	case h.storing <- struct{}{}:
+		defer func() { <-h.storing }()
+	}
+	return effect(ctx, h.Server, func(tx pgx.Tx) (image.Image, audit.ID, error) {
+		if err := h.cfg.Images.Store(ctx, tx, upload); err != nil {
+			return image.Image{}, 0, err
+		}
+		return h.cfg.Images.Attach(ctx, tx, callOf(ctx).actor(), id, kind, upload.SHA256)
+	})
+}
+
+// notTaken audits that a file was not taken because of whose image it is, or of its state, and returns the error as it is.
+func (h *handlers) notTaken(ctx context.Context, id string, err error) error {
+	if !errors.Is(err, image.ErrNotAuthor) && !errors.Is(err, image.ErrState) {
+		return err
+	}
+	if e := h.refuse(ctx, "image.upload", authz.Object{Kind: "image", ID: id}, "", problemOf(err).slug); e != nil {
+		return e
+	}
+	return err
 }
 
 func (h *handlers) RegisterImage(ctx context.Context, r gen.RegisterImageRequestObject) (gen.RegisterImageResponseObject, error) {

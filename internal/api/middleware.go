@@ -26,9 +26,6 @@ import (
 
 const (
 	maxBody       = 256 << 10
-	answerIn      = 30 * time.Second
-	uploadIn      = 30 * time.Minute
-	exportIn      = 2 * time.Hour
 	requestHeader = "X-Request-Id"
 )
 
@@ -40,6 +37,10 @@ type call struct {
 	path   string
 	key    string // Idempotency-Key
 	hash   [32]byte
+
+	conn    context.Context // ends when the caller has gone
+	control *http.ResponseController
+	until   time.Time // see deadline
 }
 
 func (c *call) actor() audit.Actor {
@@ -61,20 +62,10 @@ func callOf(ctx context.Context) *call {
 func (s *Server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		c := &call{id: strings.ToLower(ulid.Make().String()), method: r.Method, path: r.URL.Path}
-		limit := answerIn
-		switch {
-		case strings.Contains(r.URL.Path, "/files/"):
-			limit = uploadIn
-		case r.URL.Path == "/v1/audit/export":
-			limit = exportIn
-		}
-		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), callKey{}, c), limit)
+		c := &call{id: strings.ToLower(ulid.Make().String()), method: r.Method, path: r.URL.Path, conn: r.Context(), control: http.NewResponseController(w)}
+		c.deadline(start.Add(answerIn))
+		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), callKey{}, c), answerIn)
 		defer cancel()
-		// Not every writer has deadlines (a test's recorder has none); those of net/http do.
-		control := http.NewResponseController(w)
-		_ = control.SetReadDeadline(start.Add(limit))
-		_ = control.SetWriteDeadline(start.Add(limit + 5*time.Second))
 		header := w.Header()
 		header.Set(requestHeader, c.id)
 		header.Set("Cache-Control", "no-store")
@@ -82,10 +73,10 @@ func (s *Server) observe(next http.Handler) http.Handler {
 		out := &recorder{ResponseWriter: w}
 		r = r.WithContext(ctx)
 		defer func() {
-			if v := recover(); v != nil {
-				if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-					panic(v)
-				}
+			v := recover()
+			err, _ := v.(error)
+			aborted := errors.Is(err, http.ErrAbortHandler)
+			if v != nil && !aborted {
 				s.cfg.Logger.Error("panic", zap.String("request", c.id), zap.ByteString("stack", debug.Stack()))
 				if out.status == 0 {
 					s.fail(out, r, kindInternal.because("The request could not be carried out."))
@@ -96,6 +87,9 @@ func (s *Server) observe(next http.Handler) http.Handler {
 			s.metrics.observe(r.Method, pattern, out.status, took)
 			s.cfg.Logger.Info("request", zap.String("request", c.id), zap.String("method", r.Method), zap.String("route", pattern),
 				zap.Int("status", out.status), zap.Duration("took", took))
+			if aborted {
+				panic(v)
+			}
 		}()
 		next.ServeHTTP(out, r)
 	})

@@ -92,6 +92,9 @@ type Server struct {
 	sites    []*siteState
 	metrics  *metrics
 
+	uploads, exports *slots
+	storing          chan struct{} // held by the one upload that is written into the database
+
 	requestKey []byte // of requestHash
 }
 
@@ -122,7 +125,8 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, tokens: tokens, spec: spec, routes: routesOf(spec), refusals: newRefusals(), limiter: newLimiter(cfg.Now),
-		metrics: newMetrics(cfg.Metrics), requestKey: requestKey,
+		metrics: newMetrics(cfg.Metrics), requestKey: requestKey, uploads: newSlots("upload", uploadsEach, uploadsAll),
+		exports: newSlots("export", exportsEach, exportsAll), storing: make(chan struct{}, 1),
 	}
 	for _, site := range cfg.Sites {
 		s.sites = append(s.sites, &siteState{Site: site})

@@ -6,8 +6,8 @@ import (
 	"crypto/sha512"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
+	"os"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -18,68 +18,80 @@ const pieceSize = 1 << 20
 // ErrTooLarge: the upload has more bytes than its kind may have.
 var ErrTooLarge = errors.New("file is too large")
 
-// Store reads r to its end and keeps it by content, at most kind.MaxSize() bytes. Bytes that are there already are not
-// stored twice. It runs in the caller's transaction: an upload that breaks off leaves nothing behind.
-func (s *Service) Store(ctx context.Context, tx pgx.Tx, kind Kind, r io.Reader) (File, error) {
-	limit := kind.MaxSize()
-	if limit == 0 {
-		return File{}, fmt.Errorf("storing a file: %w: %q is neither kernel, initrd nor firmware", ErrInvalid, kind)
-	}
-	// The content's name is known only at the end, so pieces are first written into a
-	// temporary table that vanishes with the transaction.
-	if _, err := tx.Exec(ctx, `CREATE TEMPORARY TABLE IF NOT EXISTS upload_piece (seq integer PRIMARY KEY, data bytea NOT NULL) ON COMMIT DROP`); err != nil {
-		return File{}, fmt.Errorf("storing %s: %w", kind, err)
-	}
-	if _, err := tx.Exec(ctx, `TRUNCATE upload_piece`); err != nil {
-		return File{}, fmt.Errorf("storing %s: %w", kind, err)
-	}
-	h256, h512 := sha256.New(), sha512.New()
-	size, err := writePieces(ctx, tx, io.LimitReader(r, limit+1), h256, h512)
-	if err != nil {
-		return File{}, fmt.Errorf("storing %s: %w", kind, err)
-	}
-	if size > limit {
-		return File{}, fmt.Errorf("storing %s: %w: more than %d bytes", kind, ErrTooLarge, limit)
-	}
-	if size == 0 {
-		return File{}, fmt.Errorf("storing %s: %w: it is empty", kind, ErrInvalid)
-	}
-	file := File{Size: size}
-	h256.Sum(file.SHA256[:0])
-	h512.Sum(file.SHA512[:0])
-	tag, err := tx.Exec(ctx, `INSERT INTO blob (sha256, sha512, size) VALUES ($1, $2, $3) ON CONFLICT (sha256) DO NOTHING`, file.SHA256[:], file.SHA512[:], size)
-	if err != nil {
-		return File{}, fmt.Errorf("storing %s: %w", kind, err)
-	}
-	if tag.RowsAffected() == 1 {
-		if _, err := tx.Exec(ctx, `INSERT INTO blob_piece (sha256, seq, data) SELECT $1, seq, data FROM upload_piece ORDER BY seq`, file.SHA256[:]); err != nil {
-			return File{}, fmt.Errorf("storing %s: %w", kind, err)
-		}
-	}
-	return file, nil
+// Upload is a file that has been received and is not yet stored. Close drops it.
+type Upload struct {
+	File
+	content *os.File
 }
 
-func writePieces(ctx context.Context, tx pgx.Tx, r io.Reader, hashes ...hash.Hash) (int64, error) {
-	var size int64
+// Receive reads r to its end, at most kind.MaxSize() bytes, into a temporary file that has no name: a crash leaves
+// nothing. It uses no connection of the database, so it may take as long as the network does.
+func Receive(kind Kind, r io.Reader) (_ *Upload, err error) {
+	limit := kind.MaxSize()
+	if limit == 0 {
+		return nil, fmt.Errorf("receiving a file: %w: %q is neither kernel, initrd nor firmware", ErrInvalid, kind)
+	}
+	u := &Upload{}
+	if u.content, err = os.CreateTemp("", "siestad-upload-"); err != nil {
+		return nil, fmt.Errorf("receiving %s: %w", kind, err)
+	}
+	defer func() {
+		if err != nil {
+			_ = u.Close()
+		}
+	}()
+	if err := os.Remove(u.content.Name()); err != nil {
+		return nil, fmt.Errorf("receiving %s: %w", kind, err)
+	}
+	h256, h512 := sha256.New(), sha512.New()
+	if u.Size, err = io.Copy(io.MultiWriter(u.content, h256, h512), io.LimitReader(r, limit+1)); err != nil {
+		return nil, fmt.Errorf("receiving %s: %w", kind, err)
+	}
+	if u.Size > limit {
+		return nil, fmt.Errorf("receiving %s: %w: more than %d bytes", kind, ErrTooLarge, limit)
+	}
+	if u.Size == 0 {
+		return nil, fmt.Errorf("receiving %s: %w: it is empty", kind, ErrInvalid)
+	}
+	h256.Sum(u.SHA256[:0])
+	h512.Sum(u.SHA512[:0])
+	return u, nil
+}
+
+// Close drops the received bytes.
+func (u *Upload) Close() error { return u.content.Close() }
+
+// Store keeps an upload by content in the caller's transaction. Bytes that are there already are not stored twice.
+func (s *Service) Store(ctx context.Context, tx pgx.Tx, u *Upload) error {
+	tag, err := tx.Exec(ctx, `INSERT INTO blob (sha256, sha512, size) VALUES ($1, $2, $3) ON CONFLICT (sha256) DO NOTHING`, u.SHA256[:], u.SHA512[:], u.Size)
+	if err != nil {
+		return fmt.Errorf("storing a file: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return nil
+	}
+	h := sha256.New()
+	r := io.TeeReader(io.NewSectionReader(u.content, 0, u.Size), h)
 	buf := make([]byte, pieceSize)
 	for seq := 0; ; seq++ {
 		n, err := io.ReadFull(r, buf)
 		if n > 0 {
-			for _, h := range hashes {
-				h.Write(buf[:n])
+			if _, err := tx.Exec(ctx, `INSERT INTO blob_piece (sha256, seq, data) VALUES ($1, $2, $3)`, u.SHA256[:], seq, buf[:n]); err != nil {
+				return fmt.Errorf("storing a file: %w", err)
 			}
-			if _, err := tx.Exec(ctx, `INSERT INTO upload_piece (seq, data) VALUES ($1, $2)`, seq, buf[:n]); err != nil {
-				return size, err
-			}
-			size += int64(n)
 		}
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return size, nil
-		case err != nil:
-			return size, fmt.Errorf("reading the upload: %w", err)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("storing a file: %w", err)
 		}
 	}
+	// What was read back from the disk must be what was named.
+	if [sha256.Size]byte(h.Sum(nil)) != u.SHA256 {
+		return errors.New("storing a file: its temporary copy has changed")
+	}
+	return nil
 }
 
 // Open streams a stored file, one piece in memory at a time. Every piece is a statement of its own, so a slow reader

@@ -23,6 +23,7 @@ var (
 	ErrState        = errors.New("not possible in this state")
 	ErrInvalid      = errors.New("invalid")
 	ErrSelfApproval = errors.New("whoever made or registered an image may not approve it")
+	ErrNotAuthor    = errors.New("only who made a draft uploads its files")
 )
 
 // State of an image; see the package comment.
@@ -113,11 +114,29 @@ func (s *Service) Create(ctx context.Context, tx pgx.Tx, who audit.Actor, name s
 	return s.changed(ctx, tx, who, "image.create", id)
 }
 
-// Attach makes an uploaded file part of a draft. Only who made the draft may: the bytes then have one author, who can
-// never be the one to approve them.
+// Accepts says whether who may upload files of the image: only who made the draft, so that the bytes have one author, who
+// can never be the one to approve them. It is asked before any byte is read; Attach asks again.
+func (i Image) Accepts(who audit.Actor) error {
+	if i.CreatedBy != who.Subject {
+		return ErrNotAuthor
+	}
+	if i.State != Draft {
+		return fmt.Errorf("%w: it is %s", ErrState, i.State)
+	}
+	return nil
+}
+
+// Attach makes a stored file part of a draft. Only who made the draft may: see Accepts.
 func (s *Service) Attach(ctx context.Context, tx pgx.Tx, who audit.Actor, id string, kind Kind, sha256 [32]byte) (Image, audit.ID, error) {
 	if kind.MaxSize() == 0 {
 		return Image{}, 0, fmt.Errorf("attaching a file to image %s: %w: %q is neither kernel, initrd nor firmware", id, ErrInvalid, kind)
+	}
+	img, err := read(ctx, tx, id)
+	if err == nil {
+		err = img.Accepts(who)
+	}
+	if err != nil {
+		return Image{}, 0, fmt.Errorf("attaching a file to image %s: %w", id, err)
 	}
 	// kind is one of three constants, so it can stand in the statement as a column name.
 	return s.transition(ctx, tx, who, "image.attach", id, fmt.Sprintf(
@@ -187,7 +206,7 @@ func (s *Service) transition(ctx context.Context, tx pgx.Tx, who audit.Actor, ac
 	if err != nil {
 		return Image{}, 0, fmt.Errorf("%s %s: %w", action, id, err)
 	}
-	return Image{}, 0, fmt.Errorf("%s %s: %w: it is %s%s", action, id, ErrState, img.State, img.hint(action, who))
+	return Image{}, 0, fmt.Errorf("%s %s: %w: it is %s%s", action, id, ErrState, img.State, img.hint())
 }
 
 func (s *Service) changed(ctx context.Context, tx pgx.Tx, who audit.Actor, action, id string) (Image, audit.ID, error) {
@@ -223,12 +242,9 @@ func (i Image) files() map[Kind]File {
 }
 
 // hint ends the error about a draft with what to do next.
-func (i Image) hint(action string, who audit.Actor) string {
+func (i Image) hint() string {
 	if i.State != Draft {
 		return ""
-	}
-	if action == "image.attach" && i.CreatedBy != who.Subject {
-		return "; only who made the draft uploads its files"
 	}
 	var absent []string
 	for _, kind := range []Kind{Kernel, Initrd, Firmware} {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"os"
 	"strings"
 	"testing"
 
@@ -48,12 +49,13 @@ func (r rig) must(fn func(pgx.Tx) error) {
 
 func (r rig) store(kind image.Kind, content []byte) image.File {
 	r.t.Helper()
-	var f image.File
-	r.must(func(tx pgx.Tx) (err error) {
-		f, err = r.Store(r.t.Context(), tx, kind, bytes.NewReader(content))
-		return err
-	})
-	return f
+	u, err := image.Receive(kind, bytes.NewReader(content))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer u.Close()
+	r.must(func(tx pgx.Tx) error { return r.Store(r.t.Context(), tx, u) })
+	return u.File
 }
 
 // draft returns a complete draft made by olga.
@@ -146,7 +148,7 @@ func TestOnlyTheAuthorOfADraftUploads(t *testing.T) {
 		_, _, err := r.Attach(t.Context(), tx, carlo, img.ID, image.Kernel, f.SHA256)
 		return err
 	})
-	if !errors.Is(err, image.ErrState) {
+	if !errors.Is(err, image.ErrNotAuthor) {
 		t.Errorf("somebody else's upload: got %v", err)
 	}
 }
@@ -194,33 +196,54 @@ func TestFilesAreKeptByContentAndReadBack(t *testing.T) {
 }
 
 func TestUploadsAreBoundedAndLeaveNothingBehind(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	zeros, broken := zeroReader{}, errors.New("connection lost")
+	for name, row := range map[string]struct {
+		kind image.Kind
+		r    io.Reader
+		want error
+	}{
+		"one byte too many":            {image.Firmware, io.LimitReader(zeros, image.Firmware.MaxSize()+1), image.ErrTooLarge},
+		"an upload that breaks off":    {image.Kernel, io.MultiReader(io.LimitReader(zeros, 3<<20), failingReader{broken}), broken},
+		"an empty file":                {image.Kernel, strings.NewReader(""), image.ErrInvalid},
+		"a file of an unknown kind":    {"disk", zeros, image.ErrInvalid},
+		"a file of no kind whatsoever": {"", zeros, image.ErrInvalid},
+	} {
+		if _, err := image.Receive(row.kind, row.r); !errors.Is(err, row.want) {
+			t.Errorf("%s: got %v, want %v", name, err, row.want)
+		}
+	}
+	u, err := image.Receive(image.Firmware, strings.NewReader("held"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) != 0 {
+		t.Errorf("uploads, one of them still held, left %v behind, %v", left, err)
+	}
+}
+
+// A transaction that fails leaves no part of a file.
+func TestAFileIsStoredWholeOrNotAtAll(t *testing.T) {
 	r := newRig(t)
-	zeros := zeroReader{}
-	err := r.try(func(tx pgx.Tx) error {
-		_, err := r.Store(t.Context(), tx, image.Firmware, io.LimitReader(zeros, image.Firmware.MaxSize()+1))
-		return err
-	})
-	if !errors.Is(err, image.ErrTooLarge) {
-		t.Errorf("one byte too many: got %v", err)
+	u, err := image.Receive(image.Kernel, io.LimitReader(zeroReader{}, 3<<20))
+	if err != nil {
+		t.Fatal(err)
 	}
-	broken := errors.New("connection lost")
-	err = r.try(func(tx pgx.Tx) error {
-		_, err := r.Store(t.Context(), tx, image.Kernel, io.MultiReader(io.LimitReader(zeros, 3<<20), failingReader{broken}))
-		return err
-	})
-	if !errors.Is(err, broken) {
-		t.Errorf("an upload that breaks off: got %v", err)
+	must := errors.New("something after it")
+	err = r.try(func(tx pgx.Tx) error { return errors.Join(r.Store(t.Context(), tx, u), must) })
+	if !errors.Is(err, must) {
+		t.Fatal(err)
 	}
-	err = r.try(func(tx pgx.Tx) error {
-		_, err := r.Store(t.Context(), tx, "disk", zeros)
-		return err
-	})
-	if !errors.Is(err, image.ErrInvalid) {
-		t.Errorf("a file of an unknown kind: got %v", err)
+	if err := u.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.try(func(tx pgx.Tx) error { return r.Store(t.Context(), tx, u) }); err == nil {
+		t.Error("an upload that is gone was stored")
 	}
 	var left int
 	if err := r.db.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM blob) + (SELECT count(*) FROM blob_piece)`).Scan(&left); err != nil || left != 0 {
-		t.Errorf("refused uploads left %d rows, %v", left, err)
+		t.Errorf("failed transactions left %d rows, %v", left, err)
 	}
 }
 

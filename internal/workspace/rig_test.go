@@ -183,11 +183,15 @@ func (r *rig) seed(ctx context.Context) {
 			return err
 		}
 		for kind, body := range map[image.Kind][]byte{image.Kernel: []byte("kernel"), image.Initrd: []byte("initrd"), image.Firmware: r.fw} {
-			f, err := r.images.Store(ctx, tx, kind, bytes.NewReader(body))
+			u, err := image.Receive(kind, bytes.NewReader(body))
 			if err != nil {
 				return err
 			}
-			if _, _, err := r.images.Attach(ctx, tx, operator, img.ID, kind, f.SHA256); err != nil {
+			defer u.Close()
+			if err := r.images.Store(ctx, tx, u); err != nil {
+				return err
+			}
+			if _, _, err := r.images.Attach(ctx, tx, operator, img.ID, kind, u.SHA256); err != nil {
 				return err
 			}
 		}

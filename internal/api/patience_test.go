@@ -1,0 +1,289 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/eosc-siesta/siestad/internal/api/gen"
+	"github.com/eosc-siesta/siestad/internal/audit"
+)
+
+// pipes is a listener whose connections hold no byte that the other side has not read.
+type pipes struct {
+	conns chan net.Conn
+	ended chan struct{}
+	once  sync.Once
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.ended:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error   { p.once.Do(func() { close(p.ended) }); return nil }
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
+
+// served serves a handler over pipes; dial makes a connection to it.
+func served(t *testing.T, h http.Handler) (dial func() net.Conn) {
+	t.Helper()
+	l := &pipes{conns: make(chan net.Conn), ended: make(chan struct{})}
+	server := &http.Server{Handler: h}
+	var running sync.WaitGroup
+	running.Go(func() { _ = server.Serve(l) })
+	t.Cleanup(func() { _ = server.Close(); running.Wait() })
+	return func() net.Conn {
+		t.Helper()
+		ours, theirs := net.Pipe()
+		l.conns <- theirs
+		t.Cleanup(func() { _ = ours.Close() })
+		return ours
+	}
+}
+
+func request(t *testing.T, c io.Writer, method, path, token string, more ...string) {
+	t.Helper()
+	_, err := fmt.Fprintf(c, "%s %s HTTP/1.1\r\nHost: siestad.test\r\nAuthorization: Bearer %s\r\nIf-Match: *\r\n%s\r\n", method, path, token, strings.Join(more, ""))
+	must(t, err)
+}
+
+const octets = "Content-Type: application/octet-stream\r\nContent-Length: 1000000\r\n"
+
+// TestStrangersGetNoTime: the path of an upload or an export gives no time by itself.
+func TestStrangersGetNoTime(t *testing.T) {
+	r := newRig(t)
+	for method, path := range map[string]string{"PUT": "/v1/images/" + anyULID + "/files/kernel", "GET": "/v1/audit/export"} {
+		synctest.Test(t, func(t *testing.T) {
+			c, began := served(t, r.api)(), time.Now()
+			request(t, c, method, path, "x.y.z", "Content-Length: 1000\r\n")
+			got, err := io.ReadAll(c) // until the connection ends
+			if err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 401 ") {
+				t.Errorf("%s: %.40q, %v", path, got, err)
+			}
+			if took := time.Since(began); took > answerIn+lastWord {
+				t.Errorf("%s: a stranger held a connection for %v", path, took)
+			}
+		})
+	}
+}
+
+// deadlines records what a connection would have been told.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	read time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error { d.read = t; return nil }
+
+// TestOnlyWhoMayUploadGetsTime: the time is given after it is known who asks, and that he or she may.
+func TestOnlyWhoMayUploadGetsTime(t *testing.T) {
+	r := newRig(t)
+	op := r.person("op", "operator")
+	var img gen.Image
+	r.want(201, op, "POST", "/v1/images", map[string]any{"name": "desktop"}).into(t, &img)
+	for who, status := range map[person]int{op: 200, r.person("op2", "operator"): 403, r.person("ann", "researcher"): 403, r.person("eve"): 404} {
+		req := httptest.NewRequestWithContext(t.Context(), "PUT", "/v1/images/"+img.ID+"/files/kernel", strings.NewReader("x"))
+		for name, value := range map[string]string{"Authorization": "Bearer " + who.token, "If-Match": "*", "Content-Type": "application/octet-stream"} {
+			req.Header.Set(name, value)
+		}
+		w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		r.api.ServeHTTP(w, req)
+		if patient := time.Until(w.read) > answerIn; w.Code != status || patient != (status == 200) {
+			t.Errorf("%s: status %d, %v left to read", who.subject, w.Code, time.Until(w.read))
+		}
+	}
+}
+
+// TestStalledCallersAreCutOff, slow ones only when their time is up.
+func TestStalledCallersAreCutOff(t *testing.T) {
+	r := newRig(t)
+	var ended chan error // of the bubble
+	upload := r.server.observe(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		c := callOf(req.Context())
+		_, cancel := c.longer(req.Context(), uploadIn)
+		defer cancel()
+		_, err := io.Copy(io.Discard, patientReader{req.Body, c})
+		ended <- err
+		if err != nil {
+			r.server.fail(w, req, err)
+		}
+	}))
+	export := r.server.observe(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		c := callOf(req.Context())
+		ctx, cancel := c.longer(req.Context(), exportIn)
+		defer cancel()
+		out := &patientWriter{ResponseWriter: w, call: c}
+		for {
+			if _, err := out.Write(make([]byte, 64<<10)); err != nil {
+				ended <- err
+				<-ctx.Done() // the caller has gone
+				return
+			}
+		}
+	}))
+	for name, row := range map[string]struct {
+		handler http.Handler
+		pause   time.Duration // between two bytes
+		want    time.Duration
+	}{
+		"a stalled upload":   {upload, time.Hour, stallIn},
+		"a slow upload":      {upload, stallIn - time.Second, uploadIn},
+		"a stalled download": {export, 3 * time.Hour, stallIn},
+		"a slow download":    {export, time.Second, exportIn},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ended = make(chan error, 1)
+			c, began := served(t, row.handler)(), time.Now()
+			request(t, c, "PUT", "/", "x", octets)
+			go func() {
+				b := make([]byte, 1)
+				for {
+					time.Sleep(row.pause) // of the bubble's clock: nobody waits
+					var err error
+					if strings.Contains(name, "upload") {
+						_, err = c.Write(b)
+					} else {
+						_, err = c.Read(make([]byte, 4096))
+					}
+					if err != nil {
+						return
+					}
+				}
+			}()
+			err := <-ended
+			if took := time.Since(began); err == nil || took < row.want || took > row.want+stallIn {
+				t.Errorf("%s ended after %v (%v), want %v", name, took, err, row.want)
+			}
+			if p := (*problem)(nil); strings.Contains(name, "upload") && (!errors.As(err, &p) || p.slug != kindMalformed.slug) {
+				t.Errorf("%s ended with %v", name, err)
+			}
+			_ = c.Close()
+			time.Sleep(4 * time.Hour) // until everybody has noticed
+		})
+	}
+}
+
+// TestSlowCallersTakeNoConnection: with as many uploads and exports open as may be, all of them stalled, nothing of them
+// holds a connection of the database, so that a release never waits for them; and one more is refused.
+func TestSlowCallersTakeNoConnection(t *testing.T) {
+	r := newRig(t)
+	dial := served(t, r.api)
+	aud := r.person("aud", "auditor")
+	for i := range 40 { // an export larger than what the server buffers
+		r.project(fmt.Sprintf("p%d", i), "x")
+	}
+	draft := func(who person) string {
+		var img gen.Image
+		r.want(201, who, "POST", "/v1/images", map[string]any{"name": "desktop"}).into(t, &img)
+		return "/v1/images/" + img.ID + "/files/kernel"
+	}
+	idle := r.db.Stat().AcquiredConns() // the audit log's own
+
+	for i := range exportsAll {
+		who := r.person(fmt.Sprintf("aud%d", i), "auditor")
+		c := dial()
+		request(t, c, "GET", "/v1/audit/export", who.token)
+		line, err := bufio.NewReaderSize(c, 16).ReadString('\n') // and not a byte more than it must
+		if err != nil || !strings.HasPrefix(line, "HTTP/1.1 200 ") {
+			t.Fatalf("export %d: %q %v", i, line, err)
+		}
+		if p := r.want(429, who, "GET", "/v1/audit/export", nil).problem(t); i == 0 && !strings.Contains(p.Detail, "You have") {
+			t.Errorf("a second export of one caller: %s", p.Detail)
+		}
+	}
+	if p := r.want(429, aud, "GET", "/v1/audit/export", nil).problem(t); p.RetryAfter == nil || *p.RetryAfter == 0 {
+		t.Errorf("one export more: %+v", p)
+	}
+	for i := range uploadsAll {
+		who := r.person(fmt.Sprintf("op%d", i/uploadsEach), "operator")
+		c := dial()
+		request(t, c, "PUT", draft(who), who.token, octets)
+		_, err := c.Write(make([]byte, 64<<10)) // returns when the handler reads
+		must(t, err)
+		if i%uploadsEach == uploadsEach-1 {
+			if p := r.want(429, who, "PUT", draft(who), "x", with("Content-Type", "application/octet-stream")).problem(t); !strings.Contains(p.Detail, "You have") && i == 0 {
+				t.Errorf("one upload more of one caller: %s", p.Detail)
+			}
+		}
+	}
+	last := r.person("last", "operator")
+	r.want(429, last, "PUT", draft(last), "x", with("Content-Type", "application/octet-stream"))
+
+	if n := r.db.Stat().AcquiredConns(); n != idle {
+		t.Errorf("%d connections are taken, %d before", n, idle)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := r.db.Exec(ctx, `SELECT 1`); err != nil {
+		t.Errorf("a query beside them: %v", err)
+	}
+}
+
+// TestUploadsOfOthersAreRefusedUnread, and audited.
+func TestUploadsOfOthersAreRefusedUnread(t *testing.T) {
+	r := newRig(t)
+	op, other := r.person("op", "operator"), r.person("other", "operator")
+	var img gen.Image
+	r.want(201, op, "POST", "/v1/images", map[string]any{"name": "desktop"}).into(t, &img)
+	path, octets := "/v1/images/"+img.ID+"/files/", with("Content-Type", "application/octet-stream")
+	unread := func(req *http.Request) { req.Body = io.NopCloser(unreadable{t}) }
+
+	p := r.want(403, other, "PUT", path+"kernel", "planted", octets, unread).problem(t)
+	if p.Type != problemType+"not-author" || r.audited("image.upload", audit.Refused, "not-author") != 1 {
+		t.Errorf("another's draft: %+v", p)
+	}
+	for _, file := range []string{"kernel", "initrd", "firmware"} {
+		r.want(200, op, "PUT", path+file, file, octets)
+	}
+	r.want(200, op, "POST", "/v1/images/"+img.ID+"/register", nil)
+	r.want(409, op, "PUT", path+"kernel", "changed", octets, unread)
+	if n := r.audited("image.upload", audit.Refused, "wrong-state"); n != 1 {
+		t.Errorf("%d entries for an upload to a registered image", n)
+	}
+}
+
+// TestAnImageRegisteredDuringAnUpload refuses it at its end.
+func TestAnImageRegisteredDuringAnUpload(t *testing.T) {
+	r := newRig(t)
+	op := r.person("op", "operator")
+	var img gen.Image
+	r.want(201, op, "POST", "/v1/images", map[string]any{"name": "desktop"}).into(t, &img)
+	path, octets := "/v1/images/"+img.ID+"/files/", with("Content-Type", "application/octet-stream")
+	for _, file := range []string{"kernel", "initrd", "firmware"} {
+		r.want(200, op, "PUT", path+file, file, octets)
+	}
+	r.want(409, op, "PUT", path+"kernel", "changed", octets, func(req *http.Request) {
+		req.Body = io.NopCloser(io.MultiReader(readerFunc(func([]byte) (int, error) {
+			r.want(200, op, "POST", "/v1/images/"+img.ID+"/register", nil)
+			return 0, io.EOF
+		}), strings.NewReader("changed")))
+	})
+	if n := r.audited("image.upload", audit.Refused, "wrong-state"); n != 1 {
+		t.Errorf("%d entries", n)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
+type unreadable struct{ t *testing.T }
+
+func (u unreadable) Read([]byte) (int, error) {
+	u.t.Error("the body of a refused upload was read")
+	return 0, io.EOF
+}
