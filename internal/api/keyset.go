@@ -19,14 +19,19 @@ const (
 	fetchFloor   = 10 * time.Second // between two looks at an issuer, whatever the tokens say
 	fetchTimeout = 5 * time.Second
 	maxKeySet    = 1 << 20
+
+	// A key that the issuer has withdrawn is good for keysFresh at most, and for keysKept while the issuer does not answer.
+	keysFresh = 5 * time.Minute
+	keysRetry = time.Minute // between two looks for newer keys while the known ones are kept
+	keysKept  = time.Hour
 )
 
-// errIssuerAway: the keys of a token's issuer were never fetched and cannot be now.
+// errIssuerAway: the issuer cannot be asked, and its keys were never fetched or too long ago.
 var errIssuerAway = errors.New("the issuer does not answer")
 
 // keySet is the signing keys of one issuer. The issuer is asked only when a token of it comes, so its outage delays
 // nothing else; it is asked at most once in fetchFloor, so nobody can make us hammer it with unknown key ids; and keys
-// once seen are kept while it does not answer.
+// once seen are kept, for a while, when it does not answer.
 type keySet struct {
 	issuer string
 	client *http.Client
@@ -36,6 +41,8 @@ type keySet struct {
 	mu      sync.Mutex
 	uri     string // of the keys, from discovery
 	keys    []jose.JSONWebKey
+	round   int       // counts the sets that were fetched
+	good    time.Time // when keys was asked for
 	fetched time.Time // last attempt, good or bad
 }
 
@@ -50,35 +57,67 @@ func newKeySet(issuer string, client *http.Client, now func() time.Time) *keySet
 	return &keySet{issuer: issuer, client: &own, now: now}
 }
 
-// key returns the issuer's key of this id, fetching anew when it is unknown. nil means that there is none.
-func (k *keySet) key(ctx context.Context, kid string) (*jose.JSONWebKey, error) {
-	if key, _ := k.known(kid); key != nil {
-		return key, nil
+// key returns the issuer's key of this id, and the number of the set that it is of, fetching anew when it is unknown. nil
+// means that there is none.
+func (k *keySet) key(ctx context.Context, kid string) (*jose.JSONWebKey, int, error) {
+	if _, err := k.current(ctx); err != nil {
+		return nil, 0, err
 	}
-	// The fetch serves everybody who waits for it, so it does not end with this caller's request.
+	key, round := k.known(kid)
+	if key == nil {
+		if err := k.fetchOnce(ctx); err != nil {
+			return nil, 0, err
+		}
+		key, round = k.known(kid)
+	}
+	return key, round, nil
+}
+
+// current returns the number of the set of keys that counts now, fetching anew when it is due. What was verified with a
+// key of an earlier set has to be verified again.
+func (k *keySet) current(ctx context.Context) (round int, err error) {
+	if k.due() {
+		if err := k.fetchOnce(ctx); err != nil {
+			return 0, err
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.round == 0 || k.now().Sub(k.good) >= keysKept {
+		return 0, errIssuerAway
+	}
+	return k.round, nil
+}
+
+func (k *keySet) due() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.now()
+	age := now.Sub(k.good)
+	return k.round == 0 || age >= keysKept || age >= keysFresh && now.Sub(k.fetched) >= keysRetry
+}
+
+// fetchOnce serves everybody who waits for it, so it does not end with this caller's request.
+func (k *keySet) fetchOnce(ctx context.Context) error {
 	fetch := context.WithoutCancel(ctx)
 	done := k.flight.DoChan("", func() (any, error) { return nil, k.refresh(fetch) })
 	select {
 	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-done:
+		return ctx.Err()
+	case <-done: // what it could not fetch is missing, or old: the caller sees
+		return nil
 	}
-	key, any := k.known(kid)
-	if key == nil && !any {
-		return nil, errIssuerAway
-	}
-	return key, nil
 }
 
-func (k *keySet) known(kid string) (key *jose.JSONWebKey, any bool) {
+func (k *keySet) known(kid string) (*jose.JSONWebKey, int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for i := range k.keys {
 		if k.keys[i].KeyID == kid {
-			return &k.keys[i], true
+			return &k.keys[i], k.round
 		}
 	}
-	return nil, len(k.keys) > 0
+	return nil, k.round
 }
 
 func (k *keySet) refresh(ctx context.Context) error {
@@ -108,12 +147,14 @@ func (k *keySet) refresh(ctx context.Context) error {
 		uri = doc.URI
 	}
 	keys, err := k.fetch(ctx, uri)
-	if err != nil {
-		return err
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.uri, k.keys = uri, keys
+	if err != nil {
+		k.uri = "" // they may have moved
+		return err
+	}
+	k.uri, k.keys, k.good = uri, keys, now
+	k.round++
 	return nil
 }
 

@@ -257,6 +257,7 @@ type fakeIssuer struct {
 	mu      sync.Mutex
 	fetches int
 	down    bool
+	broken  bool // its keys alone
 }
 
 type signer struct {
@@ -304,6 +305,10 @@ func (f *fakeIssuer) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f.fetches++
+	if f.broken {
+		http.Error(w, "down", http.StatusBadGateway)
+		return
+	}
 	var set jose.JSONWebKeySet
 	for _, s := range f.signers {
 		public := s.key

@@ -70,7 +70,14 @@ type tokens struct {
 	issuers map[string]issuerKeys
 
 	mu    sync.Mutex
-	cache map[[32]byte]caller
+	cache map[[32]byte]verified
+}
+
+// verified is a token's caller, and the set of keys that it was verified with.
+type verified struct {
+	caller
+	keys  *keySet
+	round int
 }
 
 type issuerKeys struct {
@@ -79,7 +86,7 @@ type issuerKeys struct {
 }
 
 func newTokens(issuers []Issuer, now func() time.Time) (*tokens, error) {
-	t := &tokens{now: now, issuers: map[string]issuerKeys{}, cache: map[[32]byte]caller{}}
+	t := &tokens{now: now, issuers: map[string]issuerKeys{}, cache: map[[32]byte]verified{}}
 	for _, i := range issuers {
 		if i.URL == "" || i.Audience == "" || len(i.Clients) == 0 {
 			return nil, fmt.Errorf("issuer %q: url, audience and clients must all be set", i.URL)
@@ -95,7 +102,8 @@ func newTokens(issuers []Issuer, now func() time.Time) (*tokens, error) {
 	return t, nil
 }
 
-// verify returns who the token speaks for. A token that was verified is known by its hash until it expires.
+// verify returns who the token speaks for. A token that was verified is known by its hash until it expires, or its
+// issuer's keys are fetched anew: then its key may be one that was withdrawn.
 func (t *tokens) verify(ctx context.Context, token string) (caller, error) {
 	if token == "" {
 		return caller{}, faultAbsent
@@ -111,17 +119,23 @@ func (t *tokens) verify(ctx context.Context, token string) (caller, error) {
 		if !now.Before(c.expires) {
 			return caller{}, faultExpired
 		}
-		return c, nil
+		round, err := c.keys.current(ctx)
+		if err != nil {
+			return caller{}, err
+		}
+		if round == c.round {
+			return c.caller, nil
+		}
 	}
 	c, err := t.check(ctx, token, now)
 	if err != nil {
 		return caller{}, err
 	}
 	t.remember(hash, c, now)
-	return c, nil
+	return c.caller, nil
 }
 
-func (t *tokens) remember(hash [32]byte, c caller, now time.Time) {
+func (t *tokens) remember(hash [32]byte, c verified, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.cache) >= tokenCached {
@@ -134,57 +148,58 @@ func (t *tokens) remember(hash [32]byte, c caller, now time.Time) {
 	t.cache[hash] = c
 }
 
-func (t *tokens) check(ctx context.Context, token string, now time.Time) (caller, error) {
+func (t *tokens) check(ctx context.Context, token string, now time.Time) (verified, error) {
 	// ParseSigned takes the compact form only where there is no white space or brace; both are refused before.
 	if strings.Count(token, ".") != 2 || strings.ContainsAny(token, " \t\r\n{}=") {
-		return caller{}, faultMalformed
+		return verified{}, faultMalformed
 	}
 	jws, err := jose.ParseSignedCompact(token, algorithms)
 	switch {
 	case err != nil && errors.As(err, new(*jose.ErrUnexpectedSignatureAlgorithm)):
-		return caller{}, faultAlgorithm
+		return verified{}, faultAlgorithm
 	case err != nil || len(jws.Signatures) != 1:
-		return caller{}, faultMalformed
+		return verified{}, faultMalformed
 	}
 	header := jws.Signatures[0].Protected
 	if typ, given := header.ExtraHeaders[jose.HeaderType]; given {
 		if s, _ := typ.(string); !strings.EqualFold(s, "JWT") && !strings.EqualFold(s, "at+jwt") {
-			return caller{}, faultType
+			return verified{}, faultType
 		}
 	}
 	// Unverified: only to find whose key to verify with.
 	unverified := jws.UnsafePayloadWithoutVerification()
 	if checkJSON(unverified) != nil {
-		return caller{}, faultMalformed
+		return verified{}, faultMalformed
 	}
 	var whose struct {
 		Issuer string `json:"iss"`
 	}
 	if json.Unmarshal(unverified, &whose) != nil {
-		return caller{}, faultMalformed
+		return verified{}, faultMalformed
 	}
 	issuer, ok := t.issuers[whose.Issuer]
 	if !ok {
-		return caller{}, faultIssuer
+		return verified{}, faultIssuer
 	}
 	if header.KeyID == "" {
-		return caller{}, faultKey
+		return verified{}, faultKey
 	}
-	key, err := issuer.keys.key(ctx, header.KeyID)
+	key, round, err := issuer.keys.key(ctx, header.KeyID)
 	if err != nil {
-		return caller{}, err
+		return verified{}, err
 	}
 	if key == nil || key.Algorithm != "" && key.Algorithm != header.Algorithm {
-		return caller{}, faultKey
+		return verified{}, faultKey
 	}
 	if pub, isRSA := key.Key.(*rsa.PublicKey); isRSA && pub.N.BitLen() < 2048 {
-		return caller{}, faultKey
+		return verified{}, faultKey
 	}
 	payload, err := jws.Verify(key.Key)
 	if err != nil {
-		return caller{}, faultSignature
+		return verified{}, faultSignature
 	}
-	return issuer.read(payload, now)
+	c, err := issuer.read(payload, now)
+	return verified{c, issuer.keys, round}, err
 }
 
 // claims are those of an access token in Keycloak's layout. realm_access is not ours and is not read.

@@ -234,6 +234,86 @@ func TestIssuerOutage(t *testing.T) {
 	}
 }
 
+// TestWithdrawnKeys: a key that the issuer no longer shows is good for keysFresh at most, whether its tokens were seen before
+// or not, and for keysKept while the issuer does not answer.
+func TestWithdrawnKeys(t *testing.T) {
+	f, clock := newFakeIssuer(t), &testClock{}
+	tokens, err := newTokens([]Issuer{f.config()}, clock.now)
+	must(t, err)
+	old := f.signers[0]
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	fresh := signer{"k2", jose.ES256, key}
+	lasting := func(s signer, sub string) string {
+		return signed(t, s, nil, changed(f.claims(sub), "exp", start.Unix()+86400))
+	}
+	ann, bob := lasting(old, "ann"), lasting(old, "bob")
+	verify := func(token string) error { _, err := tokens.verify(context.Background(), token); return err }
+	must(t, verify(ann))
+
+	f.set(func() { f.signers = []signer{fresh} })
+	clock.advance(keysFresh - time.Second)
+	if err := verify(ann); err != nil {
+		t.Errorf("the issuer is asked for every token: %v", err)
+	}
+	clock.advance(time.Second)
+	for name, token := range map[string]string{"one seen before": ann, "a new one": bob} {
+		if err := verify(token); !errors.Is(err, faultKey) {
+			t.Errorf("a token of a withdrawn key, %s: %v", name, err)
+		}
+	}
+
+	// Another key under an id that was seen before.
+	cyd := lasting(fresh, "cyd")
+	must(t, verify(cyd))
+	f.set(func() { f.signers = []signer{{fresh.kid, jose.ES256, old.key}} })
+	clock.advance(keysFresh)
+	if err := verify(cyd); !errors.Is(err, faultSignature) {
+		t.Errorf("a token of a replaced key: %v", err)
+	}
+
+	// While the issuer is away, it is asked now and then, and what was known is kept for a while.
+	dee := lasting(signer{fresh.kid, jose.ES256, old.key}, "dee")
+	must(t, verify(dee))
+	f.set(func() { f.down = true })
+	clock.advance(keysKept - time.Second)
+	must(t, verify(dee))
+	f.set(func() { f.down = false })
+	clock.advance(time.Second)
+	f.set(func() { f.down = true })
+	if err := verify(dee); !errors.Is(err, errIssuerAway) {
+		t.Errorf("keys of an hour ago: %v", err)
+	}
+	f.set(func() { f.down = false })
+	clock.advance(fetchFloor)
+	must(t, verify(dee))
+}
+
+// TestKeysAreFetchedSeldom: once in keysFresh, and once in keysRetry while the issuer is away.
+func TestKeysAreFetchedSeldom(t *testing.T) {
+	f, clock := newFakeIssuer(t), &testClock{}
+	tokens, err := newTokens([]Issuer{f.config()}, clock.now)
+	must(t, err)
+	token := f.token(t, changed(f.claims("ann"), "exp", start.Unix()+86400))
+	for range 3600 {
+		_, err := tokens.verify(context.Background(), token)
+		must(t, err)
+		clock.advance(time.Second)
+	}
+	if want := int(time.Hour / keysFresh); f.fetched() != want {
+		t.Errorf("the keys were fetched %d times in an hour, want %d", f.fetched(), want)
+	}
+	f.set(func() { f.fetches, f.broken = 0, true })
+	for range int((keysKept - keysFresh) / time.Second) {
+		_, err := tokens.verify(context.Background(), token)
+		must(t, err)
+		clock.advance(time.Second)
+	}
+	if most := int(keysKept / keysRetry); f.fetched() > most || f.fetched() < 10 {
+		t.Errorf("the keys of an issuer that is away were asked for %d times, at most %d", f.fetched(), most)
+	}
+}
+
 func TestCacheForgetsWhatExpired(t *testing.T) {
 	f := newFakeIssuer(t)
 	now := start
@@ -253,7 +333,7 @@ func TestCacheForgetsWhatExpired(t *testing.T) {
 		t.Fatalf("a cached token outlived itself: %v", err)
 	}
 	for i := range tokenCached + 10 {
-		tokens.remember([32]byte{byte(i), byte(i >> 8), byte(i >> 16), 1}, caller{expires: now.Add(time.Minute)}, now)
+		tokens.remember([32]byte{byte(i), byte(i >> 8), byte(i >> 16), 1}, verified{caller: caller{expires: now.Add(time.Minute)}}, now)
 	}
 	if len(tokens.cache) > tokenCached {
 		t.Fatalf("the cache grew to %d", len(tokens.cache))
