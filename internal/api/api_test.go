@@ -476,7 +476,7 @@ func TestPanicBecomesProblem(t *testing.T) {
 
 func TestRateLimit(t *testing.T) {
 	now := start
-	l := newLimiter(func() time.Time { return now })
+	l := newLimiter(func() time.Time { return now }, ratePerSecond, rateBurst)
 	for range rateBurst {
 		if l.take("ann") != 0 {
 			t.Fatal("refused within the burst")

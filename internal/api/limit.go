@@ -16,11 +16,17 @@ const (
 	ratePerSecond = 50
 	rateBurst     = 300
 	maxBuckets    = 10_000
+
+	// Denials of one caller that have an entry each. Those beyond are counted.
+	denialsPerSecond = 0.1
+	denialsBurst     = 100
+	maxNamed         = 1000 // callers told apart in one minute's entries about denials
 )
 
 // limiter is one token bucket per caller.
 type limiter struct {
-	now func() time.Time
+	now         func() time.Time
+	rate, burst float64
 
 	mu      sync.Mutex
 	buckets map[string]bucket
@@ -31,8 +37,8 @@ type bucket struct {
 	at   time.Time
 }
 
-func newLimiter(now func() time.Time) *limiter {
-	return &limiter{now: now, buckets: map[string]bucket{}}
+func newLimiter(now func() time.Time, rate, burst float64) *limiter {
+	return &limiter{now: now, rate: rate, burst: burst, buckets: map[string]bucket{}}
 }
 
 // take returns how long the caller has to wait, 0 if not at all.
@@ -45,76 +51,120 @@ func (l *limiter) take(subject string) time.Duration {
 		if len(l.buckets) >= maxBuckets {
 			clear(l.buckets) // everybody starts with a full bucket again: kinder than remembering without bound
 		}
-		b = bucket{rateBurst, now}
+		b = bucket{l.burst, now}
 	}
-	b.left = min(rateBurst, b.left+now.Sub(b.at).Seconds()*ratePerSecond)
+	b.left = min(l.burst, b.left+now.Sub(b.at).Seconds()*l.rate)
 	b.at = now
 	if b.left < 1 {
 		l.buckets[subject] = b
-		return time.Duration((1 - b.left) / ratePerSecond * float64(time.Second))
+		return time.Duration((1 - b.left) / l.rate * float64(time.Second))
 	}
 	b.left--
 	l.buckets[subject] = b
 	return 0
 }
 
-// refusals counts tokens that were refused. Anybody can cause one, so they are audited in aggregate: a flood of them
-// costs one entry a minute.
+// refusals counts what is refused and has no entry of its own: a flood of it costs one entry a minute.
 type refusals struct {
 	mu     sync.Mutex
-	counts map[string]int64
+	counts map[crowd]map[string]int64 // by why
 }
 
-func newRefusals() *refusals { return &refusals{counts: map[string]int64{}} }
+// crowd is what one entry about many refusals is about.
+type crowd struct {
+	actor        audit.Actor
+	action, code string
+}
 
-func (r *refusals) count(why string) {
+var (
+	siestad = audit.Actor{Kind: audit.System, Subject: "siestad"}
+	// Anybody can send a token that is none.
+	badTokens = crowd{siestad, "token.verify", "token"}
+	// An issuer has accounts that nobody has given a role here.
+	strangers = crowd{siestad, "access.deny", "no_role"}
+	others    = crowd{siestad, "access.deny", "budget"}
+)
+
+func newRefusals() *refusals { return &refusals{counts: map[crowd]map[string]int64{}} }
+
+func (r *refusals) count(of crowd, why string, n int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.counts[why]++
+	if r.counts[of] == nil {
+		if of.actor != siestad && len(r.counts) >= maxNamed {
+			of = others
+		}
+		if r.counts[of] == nil {
+			r.counts[of] = map[string]int64{}
+		}
+	}
+	r.counts[of][why] += n
 }
 
-func (r *refusals) taken() map[string]int64 {
+func (r *refusals) taken() map[crowd]map[string]int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	taken := r.counts
-	r.counts = map[string]int64{}
+	r.counts = map[crowd]map[string]int64{}
 	return taken
 }
 
+// inCrowd says that a denial of this caller is counted, and where, instead of having an entry of its own.
+func (s *Server) inCrowd(c *call) (crowd, bool) {
+	if len(c.who.Roles) == 0 {
+		return strangers, true
+	}
+	if s.denials.take(c.who.Subject) > 0 {
+		return crowd{c.actor(), others.action, others.code}, true
+	}
+	return crowd{}, false
+}
+
+// flushRefusals writes once a minute, and once more when ctx ends; then it waits, for a moment, until that stands under a
+// signed checkpoint. Whoever runs it stops the audit log later.
 func (s *Server) flushRefusals(ctx context.Context) {
 	for tick(ctx, time.Minute) {
 		s.flushOnce(ctx)
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	s.flushOnce(last)
+	if id := s.flushOnce(last); id != 0 {
+		if _, err := s.cfg.Log.Wait(last, id); err != nil {
+			s.cfg.Logger.Warn("the last refusals are in the audit log and not yet signed", zap.Error(err))
+		}
+	}
 }
 
-// flushOnce writes one entry about what was refused since the last. Nobody waits for it: the callers have long been
-// answered. What could not be written is counted into the next.
+// flushOnce writes entries about what was refused since the last, and returns the id of one. Nobody waits for them: the
+// callers have long been answered. What could not be written is counted into the next.
 func (s *Server) flushOnce(ctx context.Context) (id audit.ID) {
-	counts := s.refusals.taken()
-	if len(counts) == 0 {
+	taken := s.refusals.taken()
+	if len(taken) == 0 {
 		return 0
 	}
-	details := map[string]any{}
-	for why, n := range counts {
-		details[why] = n
-	}
 	err := postgres.InTx(ctx, s.cfg.DB, func(tx pgx.Tx) (err error) {
-		id, err = s.cfg.Log.Append(ctx, tx, audit.Entry{
-			Actor: audit.Actor{Kind: audit.System, Subject: "siestad"}, Action: "token.verify", Object: "api",
-			Outcome: audit.Refused, Code: "token", Details: details,
-		})
-		return err
+		for of, counts := range taken {
+			details := map[string]any{}
+			for why, n := range counts {
+				details[why] = n
+			}
+			id, err = s.cfg.Log.Append(ctx, tx, audit.Entry{
+				Actor: of.actor, Action: of.action, Object: "api", Outcome: audit.Refused, Code: of.code, Details: details,
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
-		s.cfg.Logger.Error("refused tokens could not be audited", zap.Error(err))
-		s.refusals.mu.Lock()
-		defer s.refusals.mu.Unlock()
-		for why, n := range counts {
-			s.refusals.counts[why] += n
+		s.cfg.Logger.Error("refusals could not be audited", zap.Error(err))
+		for of, counts := range taken {
+			for why, n := range counts {
+				s.refusals.count(of, why, n)
+			}
 		}
+		return 0
 	}
 	return id
 }

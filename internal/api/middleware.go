@@ -143,7 +143,7 @@ func (s *Server) unauthorized(w http.ResponseWriter, r *http.Request, err error)
 		s.fail(w, r, err)
 		return
 	}
-	s.refusals.count(string(bad))
+	s.refusals.count(badTokens, string(bad), 1)
 	p := kindToken.because(sentence(bad.Error()))
 	p.code, p.bearing = string(bad), "invalid_token"
 	if bad == faultAbsent {

@@ -89,6 +89,7 @@ type Server struct {
 	routes   map[string]*route // by method and pattern
 	refusals *refusals
 	limiter  *limiter
+	denials  *limiter
 	sites    []*siteState
 	metrics  *metrics
 
@@ -124,7 +125,8 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("reading the API's description: %w", err)
 	}
 	s := &Server{
-		cfg: cfg, tokens: tokens, spec: spec, routes: routesOf(spec), refusals: newRefusals(), limiter: newLimiter(cfg.Now),
+		cfg: cfg, tokens: tokens, spec: spec, routes: routesOf(spec), refusals: newRefusals(), limiter: newLimiter(cfg.Now, ratePerSecond, rateBurst),
+		denials: newLimiter(cfg.Now, denialsPerSecond, denialsBurst),
 		metrics: newMetrics(cfg.Metrics), requestKey: requestKey, uploads: newSlots("upload", uploadsEach, uploadsAll),
 		exports: newSlots("export", exportsEach, exportsAll), storing: make(chan struct{}, 1),
 	}
