@@ -162,11 +162,16 @@ func serve(ctx context.Context, c *Config) error {
 		mux.Handle("/", server.Probes())
 		listeners = append(listeners, listener{"metrics", c.Listen.Metrics, TLSConfig{}, mux})
 	}
-	// The workers outlive the listeners: a request that is being answered may wait for the audit log's next checkpoint.
-	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	// The workers outlive the listeners: a request that is being answered may wait for the audit log's next checkpoint. The log
+	// outlives the workers: what they record at their end is signed. If it fails, all of them end.
+	signing, stopLog := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLog()
+	signer, signing := errgroup.WithContext(signing)
+	signer.Go(func() error { return log.Run(signing) })
+	work, stopWork := context.WithCancel(signing)
 	defer stopWork()
 	workers, work := errgroup.WithContext(work)
-	for _, run := range []func(context.Context) error{log.Run, broker.Run, runner.Run, workspaces.Run, server.Run, statements.Run} {
+	for _, run := range []func(context.Context) error{broker.Run, runner.Run, workspaces.Run, server.Run, statements.Run} {
 		workers.Go(func() error { return run(work) })
 	}
 	front, stopFront := context.WithCancel(ctx)
@@ -174,8 +179,12 @@ func serve(ctx context.Context, c *Config) error {
 	context.AfterFunc(work, stopFront) // a worker that fails takes the listeners down with it
 	served := listen(front, listeners, logger)
 	stopWork()
-	if err := workers.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-		served = errors.Join(served, err)
+	worked := workers.Wait()
+	stopLog()
+	for _, err := range []error{worked, signer.Wait()} {
+		if err != nil && !errors.Is(err, context.Canceled) {
+			served = errors.Join(served, err)
+		}
 	}
 	return served
 }

@@ -75,7 +75,8 @@ func get(t *testing.T, url string, header ...string) (int, string, error) {
 func TestServe(t *testing.T) {
 	api, guests, metrics := freeAddress(t), freeAddress(t), freeAddress(t)
 	away := "http://" + freeAddress(t)
-	c := started(t, pgtest.DSN(t), "127.0.0.1:8080", api, "guests: 127.0.0.1:8081", "guests: "+guests+"\n  metrics: "+metrics,
+	dsn := pgtest.DSN(t)
+	c := started(t, dsn, "127.0.0.1:8080", api, "guests: 127.0.0.1:8081", "guests: "+guests+"\n  metrics: "+metrics,
 		"https://id.example.org/realms/siesta", away)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -102,9 +103,22 @@ func TestServe(t *testing.T) {
 		}
 	}
 
+	// What was refused in the last minute is counted in an entry of which the stopping daemon makes sure that it is signed.
+	if status, _, err := get(t, "http://"+api+"/v1/me", "Authorization", "Bearer x.y.z"); err != nil || status != http.StatusUnauthorized {
+		t.Errorf("a token that is none: %d %v", status, err)
+	}
 	stop()
 	if err := <-ended; err != nil {
 		t.Errorf("stopping: %v", err)
+	}
+	db, err := postgres.Open(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var signed, waiting int
+	if err := db.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM audit_entry WHERE action = 'token.verify'), (SELECT count(*) FROM audit_inbox)`).Scan(&signed, &waiting); err != nil || signed != 1 || waiting != 0 {
+		t.Errorf("of the last refusals, %d entries are signed; %d wait: %v", signed, waiting, err)
 	}
 }
 
