@@ -48,7 +48,7 @@ var (
 	kindSelf         = kind{403, "self-approval", "Never the same person", "Ask somebody else who may do it.", true}
 	kindNotAuthor    = kind{403, "not-author", "Only who made a draft uploads its files", "Ask its author, or make a draft of your own.", true}
 	kindWider        = kind{422, "wider-than-site", "A policy only narrows", "Take out what the site's configuration does not admit.", true}
-	kindNotKept      = kind{409, "not-replayable", "What it rests on is not kept", "It was decided before such things were kept, or is a refusal without evidence.", true}
+	kindNotKept      = kind{409, "not-replayable", "What it rests on is not kept", "Choose a later decision, one with evidence: this one was made before such things were kept, or without any.", true}
 	kindNotCustodian = kind{403, "not-custodian", "Only the custodian decides over a dataset", "Ask the custodian of the dataset.", true}
 	kindNotFound     = kind{404, "not-found", "There is no such thing for you", "Check the id; lists show what you may see.", true}
 	kindMethod       = kind{405, "method-not-allowed", "The path has no such method", "See openapi.yaml for the methods of this path.", true}

@@ -2,7 +2,9 @@ package api
 
 import (
 	"context"
-	"crypto/hmac"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -12,35 +14,39 @@ import (
 	"github.com/eosc-siesta/siestad/internal/api/gen"
 )
 
-const macSize = 16
-
-// pager cuts lists into pages. A cursor is the key of the last item with a MAC over it, the caller, the operation and
-// the filter: it opens no other list, and nobody can make one up.
+// pager cuts lists into pages. A cursor is the key of the last item looked at, sealed for the caller, the operation and the
+// filter: it opens no other list, nobody can make one up, and it does not tell what the caller may not see.
 type pager struct {
-	key   []byte
-	scope []string
-	limit int
+	cursors cipher.AEAD
+	scope   []byte
+	limit   int
+}
+
+func newCursors(key []byte) (cipher.AEAD, error) {
+	key, err := hkdf.Key(sha256.New, key, nil, "siestad/cursor/v2", 32)
+	if err != nil {
+		return nil, err
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
 }
 
 func (s *Server) pager(ctx context.Context, limit *gen.Limit, operation string, filter ...string) pager {
-	p := pager{key: s.cfg.CursorKey, scope: append([]string{callOf(ctx).who.Subject, operation}, filter...), limit: 50}
+	p := pager{cursors: s.cursors, limit: 50}
+	for _, part := range append([]string{callOf(ctx).who.Subject, operation}, filter...) {
+		p.scope = append(binary.BigEndian.AppendUint64(p.scope, uint64(len(part))), part...)
+	}
 	if limit != nil {
 		p.limit = *limit
 	}
 	return p
 }
 
-func (p pager) mac(position string) []byte {
-	h := hmac.New(sha256.New, p.key)
-	for _, part := range append([]string{"siestad/cursor/v1", position}, p.scope...) {
-		_ = binary.Write(h, binary.BigEndian, int64(len(part)))
-		h.Write([]byte(part))
-	}
-	return h.Sum(nil)[:macSize]
-}
-
 func (p pager) seal(position string) *string {
-	c := base64.RawURLEncoding.EncodeToString(append(p.mac(position), position...))
+	c := base64.RawURLEncoding.EncodeToString(p.cursors.Seal(nil, nil, []byte(position), p.scope))
 	return &c
 }
 
@@ -50,14 +56,14 @@ func (p pager) after(cursor *gen.Cursor) (string, error) {
 		return "", nil
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(*cursor)
-	if err != nil || len(raw) <= macSize {
+	if err != nil {
 		return "", kindCursor.because("The cursor is not one of this service.")
 	}
-	position := string(raw[macSize:])
-	if !hmac.Equal(raw[:macSize], p.mac(position)) {
+	position, err := p.cursors.Open(nil, nil, raw, p.scope)
+	if err != nil {
 		return "", kindCursor.because("The cursor belongs to another list.")
 	}
-	return position, nil
+	return string(position), nil
 }
 
 // cut makes a page of up to limit items from up to limit+1 of them: the one too many says that there is a next page.
@@ -72,6 +78,39 @@ func cut[T, V any](p pager, list []T, key func(T) string, view func(T) V) ([]V, 
 		views[i] = view(item)
 	}
 	return views, next
+}
+
+// maxLooks is how many pages are read to fill one with what the caller may see.
+const maxLooks = 10
+
+// sift makes a page of a list of which the caller may see only some. It looks through so much and no more: a page may be
+// short, even empty, and still have a next one.
+func sift[T, V any](p pager, after string, read func(after string) ([]T, error), key func(T) string, shown func(T) (bool, error),
+	view func(T) V,
+) ([]V, *string, error) {
+	var list []T
+	for range maxLooks {
+		seen, err := read(after)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, item := range seen {
+			ok, err := shown(item)
+			if err != nil {
+				return nil, nil, err
+			}
+			if ok {
+				list = append(list, item)
+			}
+			after = key(item)
+		}
+		if len(seen) <= p.limit || len(list) > p.limit {
+			items, next := cut(p, list, key, view)
+			return items, next, nil
+		}
+	}
+	items, _ := cut(p, list, key, view)
+	return items, p.seal(after), nil
 }
 
 // etag is the version of a thing as the API shows it: two answers with the same bytes have the same one.

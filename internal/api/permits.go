@@ -48,28 +48,15 @@ func (h *handlers) ListPermits(ctx context.Context, r gen.ListPermitsRequestObje
 	if err != nil {
 		return nil, err
 	}
-	// A permit is shown to whom permit.get would show it, so pages are filled with those and the rest is passed over.
-	var shown []permit.Permit
-	for len(shown) <= page.limit {
-		list, err := h.cfg.Permits.Permits(ctx, project, "", after, page.limit+1)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range list {
-			object, err := h.permitObject(ctx, p)
-			if err != nil {
-				return nil, err
-			}
-			if h.may(ctx, "permit.get", object) {
-				shown = append(shown, p)
-			}
-			after = p.ID
-		}
-		if len(list) <= page.limit {
-			break
-		}
+	items, next, err := sift(page, after, func(after string) ([]permit.Permit, error) {
+		return h.cfg.Permits.Permits(ctx, project, "", after, page.limit+1)
+	}, func(p permit.Permit) string { return p.ID }, func(p permit.Permit) (bool, error) {
+		object, err := h.permitObject(ctx, p)
+		return err == nil && h.may(ctx, "permit.get", object), err // shown to whom permit.get would show it
+	}, permitView)
+	if err != nil {
+		return nil, err
 	}
-	items, next := cut(page, shown, func(p permit.Permit) string { return p.ID }, permitView)
 	return gen.ListPermits200JSONResponse{Items: items, Next: next}, nil
 }
 

@@ -89,28 +89,15 @@ func (h *handlers) ListSecrets(ctx context.Context, r gen.ListSecretsRequestObje
 	if err != nil {
 		return nil, err
 	}
-	// A secret is shown to whom secret.get would show it, so pages are filled with those and the rest is passed over.
-	var shown []keybroker.Secret
-	for len(shown) <= page.limit {
-		list, err := h.cfg.Secrets.Secrets(ctx, project, after, page.limit+1)
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range list {
-			object, err := h.secretObject(ctx, s)
-			if err != nil {
-				return nil, err
-			}
-			if h.may(ctx, "secret.get", object) {
-				shown = append(shown, s)
-			}
-			after = s.ID
-		}
-		if len(list) <= page.limit {
-			break
-		}
+	items, next, err := sift(page, after, func(after string) ([]keybroker.Secret, error) {
+		return h.cfg.Secrets.Secrets(ctx, project, after, page.limit+1)
+	}, func(s keybroker.Secret) string { return s.ID }, func(s keybroker.Secret) (bool, error) {
+		object, err := h.secretObject(ctx, s)
+		return err == nil && h.may(ctx, "secret.get", object), err // shown to whom secret.get would show it
+	}, secretView)
+	if err != nil {
+		return nil, err
 	}
-	items, next := cut(page, shown, func(s keybroker.Secret) string { return s.ID }, secretView)
 	return gen.ListSecrets200JSONResponse{Items: items, Next: next}, nil
 }
 

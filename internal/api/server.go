@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"errors"
@@ -71,8 +72,8 @@ type Config struct {
 	Policies    *policy.Service
 	Decisions   *keybroker.Archive
 	Quarantines *quarantine.Service
-	// CursorKey signs the cursors of lists, and is the root of the key for what is kept of requests; every instance of an
-	// installation has the same.
+	// CursorKey is the root of the keys of lists' cursors, and of what is kept of requests; every instance of an installation
+	// has the same.
 	CursorKey []byte
 	// Ready says why requests cannot be served, nil if they can.
 	Ready   func(ctx context.Context) error
@@ -97,6 +98,7 @@ type Server struct {
 	storing          chan struct{} // held by the one upload that is written into the database
 
 	requestKey []byte // of requestHash
+	cursors    cipher.AEAD
 }
 
 // New checks the configuration. It makes no call to the network or the database.
@@ -116,6 +118,10 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the API: %w", err)
 	}
+	cursors, err := newCursors(cfg.CursorKey)
+	if err != nil {
+		return nil, fmt.Errorf("making the API: %w", err)
+	}
 	tokens, err := newTokens(cfg.Issuers, cfg.Now)
 	if err != nil {
 		return nil, fmt.Errorf("making the API: %w", err)
@@ -127,7 +133,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, tokens: tokens, spec: spec, routes: routesOf(spec), refusals: newRefusals(), limiter: newLimiter(cfg.Now, ratePerSecond, rateBurst),
 		denials: newLimiter(cfg.Now, denialsPerSecond, denialsBurst),
-		metrics: newMetrics(cfg.Metrics), requestKey: requestKey, uploads: newSlots("upload", uploadsEach, uploadsAll),
+		metrics: newMetrics(cfg.Metrics), requestKey: requestKey, cursors: cursors, uploads: newSlots("upload", uploadsEach, uploadsAll),
 		exports: newSlots("export", exportsEach, exportsAll), storing: make(chan struct{}, 1),
 	}
 	for _, site := range cfg.Sites {

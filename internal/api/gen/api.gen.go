@@ -1538,7 +1538,7 @@ type UnsupportedMediaType = Problem
 
 // ListAuditEntriesParams defines parameters for ListAuditEntries.
 type ListAuditEntriesParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor  *Cursor        `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit   *Limit         `form:"limit,omitempty" json:"limit,omitempty"`
 	Action  *FilterAction  `form:"action,omitempty" json:"action,omitempty"`
@@ -1567,7 +1567,7 @@ type GetInclusionProofParams struct {
 
 // ListDatasetsParams defines parameters for ListDatasets.
 type ListDatasetsParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
 }
@@ -1580,7 +1580,7 @@ type CreateDatasetParams struct {
 
 // ListDecisionsParams defines parameters for ListDecisions.
 type ListDecisionsParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor    *Cursor                  `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit     *Limit                   `form:"limit,omitempty" json:"limit,omitempty"`
 	Workspace *FilterDecisionWorkspace `form:"workspace,omitempty" json:"workspace,omitempty"`
@@ -1592,7 +1592,7 @@ type ListDecisionsParams struct {
 
 // ListEndorsementsParams defines parameters for ListEndorsements.
 type ListEndorsementsParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
 }
@@ -1611,7 +1611,7 @@ type CheckFloorParams struct {
 
 // ListFloorsParams defines parameters for ListFloors.
 type ListFloorsParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
 }
@@ -1630,7 +1630,7 @@ type ActivateFloorParams struct {
 
 // ListFreezesParams defines parameters for ListFreezes.
 type ListFreezesParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
 }
@@ -1649,7 +1649,7 @@ type LiftFreezeParams struct {
 
 // ListImagesParams defines parameters for ListImages.
 type ListImagesParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor *Cursor           `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit  *Limit            `form:"limit,omitempty" json:"limit,omitempty"`
 	State  *FilterImageState `form:"state,omitempty" json:"state,omitempty"`
@@ -1687,7 +1687,7 @@ type WithdrawImageParams struct {
 
 // ListOperationsParams defines parameters for ListOperations.
 type ListOperationsParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor    *Cursor     `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit     *Limit      `form:"limit,omitempty" json:"limit,omitempty"`
 	Workspace OfWorkspace `form:"workspace" json:"workspace"`
@@ -1695,7 +1695,7 @@ type ListOperationsParams struct {
 
 // ListPermitsParams defines parameters for ListPermits.
 type ListPermitsParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor  *Cursor        `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit   *Limit         `form:"limit,omitempty" json:"limit,omitempty"`
 	Project *FilterProject `form:"project,omitempty" json:"project,omitempty"`
@@ -1715,7 +1715,7 @@ type EndPermitParams struct {
 
 // ListPoliciesParams defines parameters for ListPolicies.
 type ListPoliciesParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor *Cursor            `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit  *Limit             `form:"limit,omitempty" json:"limit,omitempty"`
 	Kind   *FilterPolicyKind  `form:"kind,omitempty" json:"kind,omitempty"`
@@ -1755,7 +1755,7 @@ type TestPolicyParams struct {
 
 // ListProjectsParams defines parameters for ListProjects.
 type ListProjectsParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
 }
@@ -1780,7 +1780,7 @@ type SetProjectMembersParams struct {
 
 // ListQuarantinesParams defines parameters for ListQuarantines.
 type ListQuarantinesParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit  *Limit  `form:"limit,omitempty" json:"limit,omitempty"`
 }
@@ -1799,7 +1799,7 @@ type LiftQuarantineParams struct {
 
 // ListSecretsParams defines parameters for ListSecrets.
 type ListSecretsParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor  *Cursor        `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit   *Limit         `form:"limit,omitempty" json:"limit,omitempty"`
 	Project *FilterProject `form:"project,omitempty" json:"project,omitempty"`
@@ -1819,7 +1819,7 @@ type EndSecretParams struct {
 
 // ListWorkspacesParams defines parameters for ListWorkspaces.
 type ListWorkspacesParams struct {
-	// Cursor The `next` of the page before. Good only for the same caller and filter.
+	// Cursor The `next` of the page before. Good only for the same caller and filter. A page may be short, even empty, and still have a `next`.
 	Cursor  *Cursor               `form:"cursor,omitempty" json:"cursor,omitempty"`
 	Limit   *Limit                `form:"limit,omitempty" json:"limit,omitempty"`
 	Project *FilterProject        `form:"project,omitempty" json:"project,omitempty"`
@@ -20578,213 +20578,214 @@ func (sh *strictHandler) GetWorkspaceReferenceValues(w http.ResponseWriter, r *h
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7L3pchs5tiD8Kgh+N6LuvZ0SZZVdXSX9crnsbt+2y27Ldf3FdHssKPOQiVYSYANI0bRGEfM082DzJBM4",
-	"B8iFRCYXU4ur+adKZmZiPft6PUjVZKokSGsGJ9eDHHgGGv98lvOiADkG948MTKrF1AolByeDD7lIc2bV",
-	"JUgmDJtxaSE7HCQDk+Yw4e4DO5/C4GRgrBZyPLi5SQbP3/Px8lDvc2BXoI1QkqkRszkwmws5TthIafZy",
-	"dPCa2zR3Y2v4Zyk0ZIMTq0von+uVSjlNsLx00FBPw4TZdOx3YPX86ciCXh79DFIlM8OsYjMuLLuAkXLT",
-	"6bmbi4+5kO1jmggpJuVkcHKUhKmEtDAGPbhxk0255hOw4UpKbZSOH+K5hM/2PJzhlI/Bz37I/qRUxpQs",
-	"5nim7rHhE2Cpu1/NuMzYSBQWtFuacOP9swQ9HyQDySduRSlN21o3//wK5Njmg5Mnj47dOq0F7b79n397",
-	"evA/+MGXo4OfPh18/M9/GySRM3yB8z1Nwx3FZuX0tGPWHx63J/UzHh58/EPflL9AKhysPVMZdE2cumcd",
-	"0z4+Wpr203ozviltqiadkyr/uDnvv2kYDU4G/9+wxtEhPTXDxWGXJ/yg9KWZ8rRzyln1wrqT/vbq5S+N",
-	"mV5O+BjOLLedUxh8uO7wjfHqSd5c/ANS23ls9LTjth4d/9h9MTu+kOWLeKsKkc7/ImTWNcele7buBDTc",
-	"WaqmgGMuToRPOi8CH6471VlRjpfH391FNwdsTKNV31VP/eMtN3EmZDcqGHzYHHmk9ITbwckg4xYOrEBI",
-	"6AKlM9FzMsJuffC/SSuKroFLfLj1mivysMN7XRjTTfYyg8lUWZDp/C8wX2ZdT+Wc0drYhGfgOZQwzLFk",
-	"MJbxQklIGGe//fbyF3wMn/lkWkDFrUhmqdfcmPLAzdnH3heJxUTI8O8fu7ja4Uknk3k5QnElzqGdAMRs",
-	"zi2bccMKbiwzADJhSrPz/zw/ZK9gZJkqbYI8mkszA+3kq8fHP3Zv1ktIG5LAV2IiOjGtwIfNATMY8bKw",
-	"g5MnR4kbnWSW46OjpJZgHkUkmGTwZrQRH+q+qbX40ltu81+45QbqzU25zevJMv9026kqDMWpPKvtmis8",
-	"3sm+nstMaQMTkF17g8YbO5nyRaFI3IxMNsJnu5lGA3yBrnno4U4mQgGjYx6Bz3Y3zQtRdG7JPdp2pmrw",
-	"SgjAKWUGn7t2hs/65qsYh5D2h8eDpF8toRnfTEFz2w38qnreN/OyCH/w8fpR8sPjmziBdTO/Bd0kXu1p",
-	"p/RwJ/dIYkrXRPRwNxMtSD4LM1WCzw5I1l9Lrrm0QnYB5z/rF3aytzNIdSc1NvRwNxM1hbCFaUgG28Hx",
-	"LTOz9kw75GV/dVyyjdcLjHP3iI1z/gqzuAAjwQkkVgMwI77AKYop7kdjmRixwosvXWYECbPBeot71L24",
-	"N0WnNqWKbMvD6JnvTHyB+GlU58CsYlOtroAMPMZuejBukK84mRu3aTNV0gBaiX7m2TsSnt2/UiWtFxn4",
-	"dFoIMowNp1pdFDD5wz8MUfA1FTf6iiZdPpIgswvDJrxwu4DscHCTDJ4pOSpEeqcL+lVZNlXGiIsCmJBk",
-	"93J6CcngApcpJK7vhdIXIstA3vWJVTbUsVLZKRPWsFwVGWg24XMmlWWZQn0Il/lSOmbJi7tc5ZmaAJlK",
-	"L7S6BJaD9phf3XbGLBSFYbNcpDku9FdlX6iSDB93eJwa3FFKxUyZ5t7AWymUZO7E5b3VaKcV7ssXXBRw",
-	"pwt9aVnODUtzLseQMbQ9OHBsaYVL63xX0bU7XKlXLhGhhTFCjnFd75V6xTWJ0neJLRcqm7u1WKVY4RYQ",
-	"VvOay7mneeZOF6UUm3A5P0Vzv6PvDQcKOgoOKk9BbAr/9rDhU8BZfpO8tLnS4svdXviviigS2iSUDKTS",
-	"ICVyJArRf2GfHz58OHha2hykdQuDVZutHUthr1dcFPyigPuha9UeATLIWKaA9ksGmFNm9bx23ezqfqda",
-	"pWDMXe/6N+nWY5XKEnT8CMtSLt1uLwiZfpOmnE6VtpC9hkzw9/PpvaG5GjEulc2d0DmfuvXdBCkJL+Bp",
-	"mQn7XFqNOtpUO5XTChKCeOVbWlAikwG36xpLk4FbCg6XERXmxdvGNCRhLm8AJMKMCVQ95yaHLGEzYXM2",
-	"BW3cQCzjlruXUjWZCDtxJ3RYr8F7Nm4S8kfFNiKCcrAkLy7KiMmgAD6Ky7G02Iu5JeMr/rG89Atu4IfH",
-	"p2zmkMUIMJYfXIEWozm6fw27ACMyYJxpSEFM7WHsON0qPrkhl5fyM04Q/UpVLqDlR1OQQo5N9x1FPlr0",
-	"CHOL8kzjHvzfzKrECxDKAJvlCsUyDRwxxyHQLBcFeGHyElrbrm9Q1a6mtVxISaXzx5ava+F+2UBSqz9/",
-	"q/RD7jTsyp1aucxqD1d9LR5QPOB/jOwFke6tt6O1cU5YmLT/6NttA3tvqnm41hz/LeHzOjvEiWLLfJZD",
-	"ehkhC9mVSKMRDdzdJyOrldKeC8DnOBx3oiR8nkJqiWkvPRyr+IWSGhh5YCCNRzE4vJ0WPK0Umyu0/X5n",
-	"WKbS0oFwdNlGlTq2e7edhJFFK2GpO64RsvKEpaoouAXNCycSoAqgo0Nbbks8YpBOUf3bYMqNAaeRj0jC",
-	"TgaOzfyjzMaQNa6s42bxTKphk8opTzuI3riSRhh0+7zVSo2WLx9pWRtA16ZBy/A5W5PyKrJYrHxz4QDI",
-	"mkE2E7/w2K4b3o72ZlMN3EL2aRNul5bGqkzwON8Ucai2whZx8PVxPWugsdsqjVN/1VxO0txOzzE8w7e6",
-	"mcGIFwaSRbKVrWcCbGy14WALTrDK4Zb0HsRCCEvvh+ucUs9h7IJIB/C6BQrddJ4tEOlNQNbR+fX3Q2wh",
-	"sptOil4TwDjBvxIZyBhRPfvz04PjJz+EiCwNTqpOnGjFi4JlYuyU1UqfWmYWIBsOlmWy0oGNBXAT30hD",
-	"CGkvVAN+lCVMg4QZ/TEq8RelSeKDwsk/3LCxuAIZW++0cpYsP+oRZqalnqqOFdORfXJycpw9eov/MkmC",
-	"+O+zpvV+DWRrWvMb4SfkTWhcUL2NplTlVoHCVx/0/1zKrIDNVIwXSrPztgweXM3nUfkzEoMWuHS4fLSc",
-	"4+3jmi0Y639ESIgw7HrYnRCaQA1ugdIseM4X+KTSYvKJsCni8uATbwRxOByEK8QCpyIZKEZR7PXovTzo",
-	"Lx7vhXRKA46ccskuwOsYTudlI1E0iUID68MK4qut1kcrO0UzhpCsEIZ0y4qmOi0vtu4OqiImZBLYSJqo",
-	"PrqIkwWp7CcerCfrDWlyfvzkh+XNvxm17icu/IqxBL3ONdObqy+Z3vt0GYtrWqD+lzBnpcxAk5G8mobb",
-	"UgOa/M3hYC0BwB9BUgNutbXWimoYbN9E+zJXoMtLfHVDeaofRnGJWXVViYPPi0ruXgTQZiTTHx//cUFk",
-	"erzqxKqlrNjnLihYk8rcBhH7PC24rASC9kpHPLXrr/QFT6NLHAezQoeBBJ8zw0XmwJoQg2xaiDrG8jEk",
-	"5HvhhuVqxtTIAhK6nBt2oZSFjI20mqCj60oV5SQu/ITDiixkpsoiY2OgJVUcmo0VZg2QTUYhUc0UE3Fa",
-	"gFyNJLplCHWiYMBb9Md4Hsg8r+wY0T0L5tz2oM+vQM+Zu6MlTL9QqgAuvQYdy7X4s5qxEdeNC8jJZggn",
-	"LPDphJWyUOkliW48myeMlG4nvxmrplP03HSo7bBpWGcyMKWZgsxado7GVjaQs1pB6D7YtHGWzakSD+Ye",
-	"PGJIgpC9jB3icwyYCEgm/BLtd+5mokeEVxbfZzDctEemEKSEeYkxYRhaljA+nWouDC8SusiESfWJwtvc",
-	"PZHkHlnALJ+vPkdvL6HF0jfRAwoRfcvW8ivew6t5diWM0ouEsZfKuKme0ndRE982Foou+cSYErL1h3G7",
-	"V6Z7u7Wc0Y0xlZ3Lj+VtrFcEwRYv5uNmLN1vo8aE5jpbB9a6kc6Lrk5/6cIz3qE6dRzwVKusXOQxK41k",
-	"Xaah2CFk1Y5pos5NdVh2HcFzg28Eni+4KEoNsbXnytgNgf3PykT56qbQ6W2kS4TlT+jfduzNVOFFPE1h",
-	"6thqMESglk4j1F7LZUXCCd8apgWfx3lWa65qbKWbBmHvF15wezQmKaUBkJ2Do9TANTCuJ261MmM5vwJm",
-	"cjWTTKp63jlEZ1iEo4A+/gCXdlmtKFxvUoFNJ7gFEIm6EiIkcSVSpAF+I7YsMe2wQXUYp7KGDW03vgh3",
-	"Lv2GpWWBqRBXQOzLpzegiEZO5WBTOuwgw52GoU7jzpbCxZL9phGd750LdDPdkCCKTU3L66qGJD+TZkQi",
-	"azMw+ujgJ34w+ngdj4p2784LxdsEJqI/HR8dHR11qLGoh64aIPL1woGHlSQDUkHroTtP9c8e4BasMl2o",
-	"0Amfq+HFxAypCxvwsIHTtz7tXP8uVEeSym5BaawzK77eOdQhGVz6/Mbe/eEyKGEhGRRi1CNpoluz8+k/",
-	"W+HrC6lkrH6aeDuLMIymcxqpkhBXvTRw00FEl8S9giQ8GjVqFr3iRbmu1OMzQOmTaiENAbA6jZUuMDrk",
-	"rTxgm99hfWLNTPB1XGHhcBbvzpS4Eww9cXxc/y9TXlCgKdkbeK1Q+SQuJ46gbuUDrvnE209TJUdiXGqM",
-	"rrRw6n7KxdQNJCTL4bP7xVESN5t7Y+i+dT86YsxNbVYYej/bKXstCi4T9ieQiifsfamFZD6b/sXrs7fP",
-	"KFqJvZQWCjYtuHVYddimoN+vPKAFGImDR/fth2TjSjfBWKMW96sT4ELGU5vmIYGt5HBPyWNgTjPuhPwR",
-	"lboF+lclfC2IblOM1++kMlv5zv03HUOOhJ7MuIa107v6tF0prM42GukStIRio086o1I0jIWxoHvU53Ws",
-	"Ss1s/2QwEzbPNJ/J+Jgx2tkIEYFB6wJW0kqceytSGU5lowiAmK2mc1lre6uWBf72lxEYLGDD9MLtvDSV",
-	"p2WFy2T5cVmF+nXYoCsXl+Fz0/DMoa+DgkZXO1J8AmaYLVnInF3hWVnn5l6JmFS7GVlcgoYlArkZHQz6",
-	"S3tNfaaunD95dNxxj19gm6imytTlx/Yj9a55kal5WlbRwQZxjfEpHGcXbIqYyW1xqbNFQTPTfESpkYHc",
-	"DpKKcw0aFDO+a5kWJTrnbz8WbtM45M0jgLcFtxAB6zPsmnGuPTF1ryOgctklWRnQGFIau4RuFqqKTc1G",
-	"DdLYD2c1VfPSI00W22grh3tBRBrDJ0PVrCIWDJ+yZBjyWaFkwrAcCf4GMmu5cjNVkvEtknwqy8kFAcY2",
-	"MlcGlouig1tgALtbz0jpKFChV2mXKnCADdoKou6FUih0QwE2DiM+g2IV8XlHov8qo9k6gld167U7z8J0",
-	"fTp4ZmEag9BNo6s8eHYY6ULhGVzaou+jAZy9cL0Lsl8jyS2Q/oW7aAZmlVK6sZJBKWdCZvT3lOtL8hCV",
-	"aYr5SnWAdQy6IhFf+KUxjdiu3hHqagtfb0LK6mDlDmzsUCjGGksMdj3uclqBmvoiHGuT2bWwa8EWRO7p",
-	"2OGVoYDTmqWZlnAkprf7bdU4EipBNU5ppQZE1/on98Wm4T31Ja4TMx25hN7PymqJE/75JX3yyGtY4Z+9",
-	"17bOor7mXnqvhAbuPvBdECSPkbdAjeqCJxuGB/hc5q0MJjs0sjQjz/rCaZc2/hW27aWyfKgyQ5cXvTfs",
-	"wIcN9D4WcuyfL8ez5Nwwbi4hw6Q1L4udMs6IWfrUQ/ej6YqMMqGK4Nqxl+8bptemhn7qg8RYyqWSIuUF",
-	"5haa7eOQWmUDHQt0+4EetrGcgNKpKDQEklArsU5EqbTWCsD8Ja+2PrVwoxvnnuFLfflqX5fGCk4KaKVn",
-	"hcCBFTHePd7qu3NKb+cn5tvsd8bNp86dbSDhNrzLvV5oBBG31PqSeqBkG4vlukRx0SFDCR2NQF2309QW",
-	"lP/qPRvNYX44iiz8K0noIo2bn2K4SYg6rWpHLzha1vFEVZRureJPEa9MoBOLRKH7/nbC/YlH3xr3r6+h",
-	"qTMI24TeqJ7QLhK7aMXaLEouDPce4sEBjlhuemSexEYOrive6r9BZyINgUozLBzOL0F+TVxVyHP52tCq",
-	"nnQrEyrdrscbrC5lyi3EM2A00MYnWMc855LKgoCxrFDq0jDeLneFL9OBxn3tXyV6h5p7oV5v0Hy6A77q",
-	"3SUV3HQDv4O3Ru2sDajshof+NadAU0U3oWFUiHFud55TucBSKrtbxMf0ebMcd3UZi62ORzery0Fl9Ivt",
-	"fxGx1xobOTCO7PcdP9nKStdGkXcvnrGfHj/54+EgWXLVZXEWFkprVEmW3IQ0fl5mwlJFjsNNDJ5vJDAD",
-	"0iIl4ReqtKHmVUe6AmittOlOVSgLW5cqHqlSZmGJvvoE1rKLQ8cs53FRbebIyRpRe/haQuOsc827yX4R",
-	"0lgezeQttayzeEPNMyoMMssVXIFmupSGkrrIHbBpVotVLFNMqllHconV89oLG+05cbiiumOzRENVwfnJ",
-	"Tz81vnp8FP2uO8Hf+uJACwuyjvaeIqOYurPBRCA8HQQ7hs9bLoJSi5VkD5/WCfBVZQiPEz1ZIY3yqrcW",
-	"BjeByYWvC7W+sbG78MeiGFXJTGmhTHfcmcg+fbXJcSGsojlqvc3V9kU681suyBA79Y2ti08aYL90NZtW",
-	"emjfQaTaEteFcBQEZMiiY2BzkRqMf8eaUFOtLFV+YeTv5UU7e3e7G22urefKXtdnusGd3dZNLOwnTNOz",
-	"/p0oWZ5i3IKW1S7A/PX0KBcb8L568j/HLchfYQitx95FoO/vIiS3PpJbC8tdPvXdh+auFTvbCNSVISr3",
-	"G46nbWPK+vkJq8q2bJVf00it4WjTh+yU8Qsn8TOUlhn3ucHueSObCjAPx93Cw8u/aZxU/wUsGqPagcoh",
-	"ipkSTkLYcowI1CPugkU06PitcAlFRW/aSyxC25Y2kBw8YhPg0jDpUxzWCMSK5y4HJcgkLFXa/U/zyaeJ",
-	"uEh8ur5J2FiMOXpy2P/93/8natwwsFXJMy+n+JgE2mvscN5VFG5ZtzZVWdcZYodWdVWAoGd16+o9Cnen",
-	"Ntd/xT61rMdoUTdI2EEBtxX+0Z74iwyM1WVHvcFQhMBJq40Xq1IECVMyBaJMO4q16o0H6c5S7qmaOVVG",
-	"WJ8N3UnulpyqhjL0jFWhUAsTNmEzzafTjs2u5cyka6+cmZaaY3aq2BvFilT9LqotJ5X6zMdbxszTgrdz",
-	"QW0YMlLnM7av45HD3x8f/XRMnuT1S8cc/XS8qnLMxjEkbYBa46phHKK4A7CtVXOQAGOj8QPQbPBRZ5DL",
-	"SlgKt9UNM7tgt55K3gKrbR/EQk+iZi/TZgu4g4/XR8mj4z/GE3KbuB0NF6Ngvu64sdDLZoEj8ClPhZ1v",
-	"IKM4KSJmMS34ldrUWpUDL2zek5uBxXKmwQdBZuND3Cftv5SXUs1kMLcvp96v4S6YNl0c/Sp8eLGzIGBc",
-	"/KCyfeGEqm1HQUdY2EWmB1739tkdSCqizbQ+tppqHXdAq4Xp1gHgxnJtvz76u0fO2lx06AGeDWOtcXcb",
-	"zr5cIKZC+Dqmd8aFpb8igbzJoJSZCsG/mZKwUb3kuG/wrCu16mkIC1M6eC9OfApuwji74DphprzYWPVO",
-	"BtjKagEusZZB/o/LiZwe2KuDLx+vj3+Ig2Wr1dZuYo8/jcVFXC3Hp6ThxHVwkbGqOqCNu3f6pesCNl0x",
-	"kaCtrAyrLejUZiyoz1GDRDTJ3p3FBLjB5GrKxMJi+U7Dcl9ET8Z/MAld5iMmDl7KNK+q4voOTcZbNSZ8",
-	"jpVhWk7H7b0rataVntivQPBsvtEF1pa4NakN6KuuCpVrwJ8Rk7LoDORgOdfZjGtouhe8A8INyYT7vx+h",
-	"o0Jdl0loyypy5TTbEI17vBtrZLh7hGrQggALtUbUqupbn+hCTGdj5TFaW211a20pUKpFtvulCrMFmeo5",
-	"Vn5Cn1FdTLFy7j764fsfH/f3jks2Vc1qmtR0jD15spIXVHRmHaIUt029UJpRoP1hpDDNivk3VO7W19Di",
-	"fHgraOwFpV0oUTVLvQU9armheCsfzktAjogiuqnp1Ccy1fUdKV+O3kSO2fizP0+JmmWUWtj5mdssnY4S",
-	"Wer+fwFcg34RCMx/fXg/WIp3lVhKzRjfkk+NMH7BI1ujoAhJRiZEoDqqSUITlXQ2GMMDkkJA8OCRiuIK",
-	"aoKWWzul9kdCjlRXHI5vAd5swsWZz99yP3DJQvwR87LtiXsDAyzYuZvrPMF9VMFBQrJzErbPEx+399ky",
-	"Y2GKj9y/zg//Llvzp1xrAYad//8HPjju4GV2fuq73njHTySC6e8yDPT2zdl77K+Faz5f6NB+foKxNMeP",
-	"Wa5K7eNo+IQMb1WkL/6CraHGYBsv+UViTCa1WPq7DG2j8PXHx8dkAX589JPv1+M+HglNFQOMFUXBLkDI",
-	"sR8MskP29rf3+NEvz189f/8cF8/OQ0O881N2/p/nbOL+BoOmZbgC/Xe0nme4OA24f1SO56rUHq6q7mIF",
-	"4O/MQNiCYY+PHlM02AhjxEADvhpGQ6N4CpL8RCIDacVIOIlh8HTK0xwOjg+P6raijd8wW2Iy4Xo+OMFm",
-	"nPQxL2rPnGFKMpNzjYVuDXCd5iwtVJmZuqquE8RK7IQknLTmGA/dO3rmfKDQgErTZ40UipPBo8MjWoea",
-	"guRTMTgZfH/4CJc75TZHdB2Sqv1lcHJ9kwyGlxdmeHU0pCK3C7+VaIho/KKBWsMMr2tL1c3w2qGA+x8f",
-	"3/j3J2C1SI3/F9KjMOHVIz8Z8n/T+NUB9RDDA6dKkJVoTEyzanP9MhucDP4E9ln91kJf1uOjo4VOahY+",
-	"2+G04GKhd9oicbtZjs5/dnz2ltUrYv/uq8dJZeE/sJPbY5ouxg+qZQ0bvWLxk0erP2n1JsSPvl/9Ud1g",
-	"Fb94vPqLqoWo++D4p9UfLLaBvEkGT9Y5gqqpKn7w/VoHUDUsvGlh1guwvra7j4b2l5I2YcLyscGQLgdU",
-	"g483LRhzhNOzdg9gCw0aaVykXYfsbauVnCNlWDlzuadcG0pfCWOr7ltuNswr5hOwGMHzt/gB1K8Mn5Xa",
-	"YMG6lW++EpSquPLFF6KwoJ+mPtF6zfffBOljzffruJ51J6hasq35AVrG1n/9N4zGuvm4klQ0my5u1myx",
-	"btgWJSRT7tuoPmB68Y2gv8OrhgBEmLUOug+vsVDJTR9fabTL2xRd33KbUyP52wc039Av3tjTB7bvmdN9",
-	"QOcZNmSQLRF9Q/gc+t6enezJXTJKJrZQ44OpVk6NCvYKq0MPlAaHrFnj6UJbUcrGcIKwGo2CaTGOFu/8",
-	"sm4VMbYW1qgzvm+Kuof9+xXM/EX46ML1kOBzaIIThfkzq4FPDAPUdH3rX5ltC+TsHfDMqaKC7N6WXwI7",
-	"9pqxG9dYXhSoMH9/5BP7zSluBtdJ1oIRF4VhFxr4pQkWDBliyrHOOvbJh2C1Z28k+A75lbWdPQoti/g8",
-	"waZ1Vo0B9erHlN2BSYGojT8+/mkZPZ/jghBDBxvxnc8HMlvmPXWAh5C8jkNYhXp0LHsRZyeI9DzAGHZD",
-	"LoAVarwKfwo1Hl47Jf9mUaNGBmGGad25tVezXmzwuim5/2sJev6myNYRz/HdX2F2uyLT0pY6YBgPas88",
-	"7gfm32p15cOvMfdZgyMqFquoeEPjKhTwgC5CUcY+MF+o3LgVkHuhZk0wPxNf4HbhfGFPeyh/0FAeBCMm",
-	"qsRkB/TdQJ7mTnLwNRn8b97vZTpB3WnLv4SXbt0CdZvQ3ey3vLex3IGNJavBJkBk9dNHLI5hOpRTL+L6",
-	"UjtUnip0GV8WYMl9/0td5m0jGG14uf4Ccw+CeHI/q2y+a+jzoQY3bYet1SXcLIH+o11PHgN7WhCGkuTA",
-	"M58c+kqlVdxSbGD/6rB6D0d+yPxgDbx5puSoEOQmf/zo+7UQ7RXXVK3m8aMn62zElFNq6/oaMsHfO80I",
-	"0fp4nY+nWqVgqOXiN0QM3vnS2IxXLUHqom0RyrDAmobX/q9ew+u26P+W27xCjztgP11Sld/jXq66R7Nr",
-	"BZ/9cBlqQ/XLTNVbD8ZtF5bUjC/a8NNnKtviq9+Be67VRH8vPd6F9BgQKAn2WXSnN1GzQrFl3Bxehz/7",
-	"uUZd/3ELthE+vhPI62Qc/vmec9wv5/DXQJFw5GWgqqwbA+zwopQZ1XKKujIwWO287aEIH58zqqtHkY+q",
-	"tIzLOZNgZ0pfnlR1DBNfNzRpVDNMmBWTuPsuwODPtLCHjyx+oR0oQ+f7u0OYjXWcbwTD3vNLIIyikgG5",
-	"mgQTWI12GjNS2irFMro1Okj1i2/Pmy9+02avxk72wstdCS9iQlp+VZe5W4ppgWS3Wewpe6bevXztfb2c",
-	"PXtz9pxVjXuXGmpewjxh3LKJMpY9Ov6R/UX8fMh+VVTzh/kaq+xi7ivMtzHgJS7/eavd2oO0qjWWSGu+",
-	"a8taq/HbMma99HCwN6/tzWu3RXAIxhgPYcxV70WqMDsSRSvCcYHeRBjj8Lrxr1716WsohBMKW9hzR0yw",
-	"U4+qKugLa6rKJWlRYrGcvW51f7qVXGanK+F5VCilD+oS2XGm+syzQalQsjxk7+tosLrk+8irc5TlHNK8",
-	"qH6bML6MOmU2NSIncQWhKL0qi4xdYF7XSOk0omVhQgp1mH+gvBYXR22H1+GxR7udGM8nhrsf6gMecVHs",
-	"tbo9a90d/eFzKkjHCZ2RmXpgo7rwDUJECL9Agvq1zBf0yjetX+Ie9prlXWmWNRx2q5QVJPbFWCAoYzUJ",
-	"lBov5ksKJOWTckPJ1BnDyvbI25TsZWUYUvB74mWPdjtxDFPe+s47v3tNcc//vqloQweUtW5ZU5+VjG94",
-	"jf/v1R+3oxFOc/R4dOuMrUtbxL3t1cJ7dbltAYzD0CO1Wyf8FTvFXMyxkkLoh8aEPWRUJEMDFfp2zFGD",
-	"hBn1AfNaIOl/wrKRVhPHKyVTkZDFp34ZX40AyXYcdY8ye/b0O2BPpdPMKhxtqGhCWkXiaR9p0ABfYIWG",
-	"5t/5tlU03MReR7szHa0Cmgr0/C/dKtmZVdOQnRpjMb7WIrOqTHMwhwztXt5wiYmiI6UZpx7PompbR+Eo",
-	"WFuJOllSVSlmMESkZZvUYpzbU4dQVaFRTk1FJnzuXhhp9QUku4CR0m5xc6zbhI0t3PwGQEa9iV4fxCN4",
-	"sAohru5+ovP9yURQ8wWe+N55uGeht5Zyj7BXIX3CfEnEJIRCJxQxkFD1UaWZ7+uyTNnaXHV4TX/063/b",
-	"0QSUfz3S3D7f7JRn8eleB7xfHTBA0NrwOCzEyDbVv0Whb7QLsHxgetm/IiDv2cp9isEjuxZ2jjWnUMzw",
-	"b1zy8BoF4JshXEHrMfKifo3tJb3yYLJucD2+mPatJu+7efY63t1FeHowC6Dtf+iL4Mw0H1ksFWSYzTWQ",
-	"E86c+Ar9CRNSWE1NAUdCT2Zcd7rXXvoy1Q9Sm8LF3Y8yReeydqLz8/fdjZuCIoXv3CR7xWvPIXdHRN5M",
-	"QTLuSUKoOb9ES1psb3iN/+/VqLYjC1hhjxDn1llUlxSKe9saO2/2Wtj9BmhuAsBD6pfe44R7Wtf7IFNl",
-	"MH9i1TtVYHyKOWUSnXU2h2C0nOWKaV9vgNx2y743mvyrMeVhqXh73Norht8AwfDItwXN6EjdW6AbIePp",
-	"6AgrZpqEqVGdhEVkBKtmSmWpEW7omuA7yFadJqwujZMX2fsc5szflVs3ES9e4IdEgCb8EoPi4kXcETW/",
-	"KqHwLvlzY6HYNLGDpODp7o2f96iBovduOdHQ8ctmf//vzFIK0ApMw9eH1+5/KGtOy44QUkqS4RqYweq6",
-	"Hpku3HFCFtRa9sNj9lr8XGm3x09+oH8HFZc9wh8O2W/TQlFVXUqmwFT2FIxvBFNgAdxi7nucZNQghiTo",
-	"Ej81J5VbEgrT8oP+++Oj7xOH9QcEVf9R+TFxG/Qqz6ixC/a/oSGZVdVRNlr8+Gn//fHRT/9xyJ5Wb1e1",
-	"gL8/YhMhSzygjnLA8XK+x19ZzpcOEVH5hShuWcKpXqZY2jVEohF25tnA8qBSC/aAAGyLSsN3l6ayWgKr",
-	"uySFDoq+6jrC9l4821Y8W0NgeqsR57C53wtqT/bNSHY/bra9dwHivyGGRkSLcYrewmR2JLDrMy0NI9Ag",
-	"Uzi44kXZ05unP5H+kL20qGAikW/1Oz0h8p/BFGsKKyq56uQgWnDVoytaQgWpw7uwyP+mNd6ZHKjF5A+p",
-	"oo5kX12qPYgae4/ht1RAxVdNgSpNvGZBlVID2bYyY7C59Jh0JCOkULoRfRa4H4qRh+xFI2ra/X/OUi6d",
-	"qkYFK5YxK9SW3Ftz9uLC3ppzf5VdNzbnOFE403zWk4ihgkHGx8OiLrYyteKDH3hPEfYUYU8R7poiBOxb",
-	"hyL8Y3bZCO2ZQG+/MlNiE0lHDlBwGCusz2IVihATmFyAJmEmhLBW7Z2oG7l/BnoScwp9yNXTycvBLSLw",
-	"607sJQvQPjhndx7JWU5gQc2cUdqcq9KJmA1wnEANihUwrNnTNWrnf1MP8gCiz96MGnWeb5MzVdv+toPP",
-	"fte+AizaUIHngr2igRMNPIjgxvC6+vumE08oS1aiNwAb1qPRU1jDjOUWqMqsSRgfU4ITJSRFbSYVZG0l",
-	"xtVf3w34d5H3alt7DLjfIBXVAKc+gCcZoT/K+K1/58GEGVc9s28T1mnX+yDjuyLb0wrKAryGX1b0T6qC",
-	"p7yDKfRdKcCahjysJFTScmnAKdeltKKgThgxQ7bm0sP+Q409ptXhQu869tgfTAQ1cDn74OO9Wv+NqvUI",
-	"v5X6HKVHbeY5vKY/eoOVtyQkTrgLqHb73K6zDWZlSdgb3b65tNHN4XgIMtvIVq001W5YvyjQc5ntACMe",
-	"ltl6j0N7DvdttEyX2Xp0QRUiFStyUN+Glx6Oeojtfv4iZLbpN2epmsLGH91+vitNtNdF70oX9S070XgY",
-	"kKCzAm2FJf16atWqQHKt1awRExIq0SJkuCnRgCgsMJ45hDzF9teTqZ2zAtNxpeOvaOmvirmHhFvqj43V",
-	"wJhUsxw0nDDrli1sCOOqegUFjXnKjU1CbTEmbILGygIsM2oCdYhxKCjYU/mIIPXB6su4uvtJ1vUnE6vq",
-	"roW1/wKlj/Yiwjfk29ZIfzxV8XFz1hESolLTgOcRKrggPQyv6eV+9Xg7uoHKgEes22fAXaK9Zxd7n8e9",
-	"6rn+FmofXKSByhpQumnZ3JlWVCysVT+3ARYh+UZY0pmtwGxd4sWGT4BNFIYYsz/hEWKSEXVciSrTp4w3",
-	"27PoUhp2CTCl1CHaRZVDPOOhe4s7lu7ivDvAvwemjP9LYuyeZT6YCr0B+6PledehQ36k7vJtvmL9HnX3",
-	"qLtH3a/L1DeXTNkctMEU2KDmLidmrYO3xOG7pYc3sk6urXR1TLOa5Vgnh1JmQ5UPbi6p3nEQFxL8lxNw",
-	"QGbeRICJsrGMEbeUPYHYE4g9gdiBxdxD1ob0wCnNG7RlpJhCY5UmISITqQ2GOpOqKabvW37pSAVWDkBB",
-	"3zA1kxhumNQKkPupau3IZdZqgO8z73P/eRUh6YukY37+BbhZKvXhFBfBpZmBRlOkUzmUgWbjx1RNgKnS",
-	"Ej2dCRMhS+/B2PsjSrdlVnS7qujI3abj1wtY0TUypBbuSeOeNO6INP5XmY1h2a+A/kWh2r1i1yShFKW3",
-	"wu0YXvqmu5X4Xew9e3cWZVqDTQWA4aem/y7q2/Jhxw/VuUXLuyfvVgjJ3hej3RejfdBkgMCxTp2MU4IF",
-	"VjS89n/1O7G2JBAo1N5JTkM3lmKIGj3ex6h9m3GeW8HzMC0WjMzRaM8QKeITKJrBn/2Bns/c8DtBjAdm",
-	"g9qj0l5D+0Y4XkF9jbckEL7eQGd1zFDHKBiGlEzwn5VFCfXBKpJslisqK2kZ97UMGJfzqtQjk6pqyC5V",
-	"6AmYoKUK/e4hchUj4JYJzlnFh1/7hd821dm4zONWlCbs5q5NS3s6ty/ouC/o2F8ZCkv3dhZn6SW4/yy5",
-	"5tIKuSLM/q+N975pk1e9kb3V666sXg0g6wxjbwJidyT7MrOv+vKGkDPJJ2CoaDMn3cHxbM/HyYWEmkPd",
-	"6GLkyCeGvWGVeh9+LoylOLnzXFhzfptdgJudf6max5aNf2vgfqhWwnqF92MobJxQBPVf+niIfSz8Xn96",
-	"WCVliUgkLFem7hPsqFuI86MI4KxMra+TXKLb3oC+Eq3YvzahXRYDhtf1P3rNjV9BbJyK08TEu2H4XUpE",
-	"vd99CP29mhDri/CdYog/58JuC79LHYh7IulRiqbw+Q9+ZupaY6zj3fh3rBrdaJeY8LCsjP/SuLPneffe",
-	"1PifTcTqJQAGUg0rYjbO/Dv/WoXEaNd7ZfeulF1TQVkA2PBLX79iyqhacHOhEisss7lW5Thnw8sLM7w6",
-	"8tFM5xqmygir9Hxo51MYWj4+d1qnKIABhnGOeBpabNgQaXmlinJCDdgkQEY9k0T9mlePQyI4vX7IfvWK",
-	"Ly5RGPb07UuchJlczXzuF59Ta5ExF5I6LuGspJHzqjKaMDhyVTntOwx7x5BTXAzWG7aqZcGXviOIH4IX",
-	"SsIpGu4x0BP7SHnr13emSz0mVHioqjGt7n7UYn8yEQJxhpHAe4V4Lxw8HG2BKIWntF227prqtkWE4TX9",
-	"0avbbkkpnDQfUOn2eXqXTE772+uy91oVnRKsLqWaSYJQupXEtzF1DNDzy01gtr802ktrQm20DIzVah7s",
-	"0bXJ/IRJ5aWNIF4E9/chO8fPytSNd04ma7ebEaf0L+2+yrnBLItoUbUd4M3D0oC7Me052QP2fG3P13aa",
-	"5WUCCnUTBWFXeGvP8I3bRAthoatl8dOiwPJRZq9V7lCr9DdaAQX+uw0Sw2v3v+52AX8GXti8auuCqh7H",
-	"pAQYFWKce0/oKUv5lKfCIiPh5hIyJtUs2jbAwcF21F7cdtE6mqFDQhJ2b+u/X1s/FpirUkVzAk1MEvXA",
-	"tx6wDyvg7SSIb8MbDxhYqzVGJQ205aQ5pJeN5NrSkhS2h+J7CboqpTfVBdpJQr6Daqlm3cBbG7U66fQ7",
-	"MMB1ivUgDEAkmtXmIHSVTJZU3T7pfV4U8a5JH+q5H54NfN0PCBnXfbva8h2USa3m2hvb70osmjUhOmBc",
-	"48duk/s7SJX2Bu+6+IBjQMZybb2JmpK1RoWaUU01H3bmKK9pBGmRaRw+Y00CL1o5vD9hI1UUatZuCtVl",
-	"nv7Q6BL1IC3U1QI3MVIf3037p6dpClML2Wn7rKs6EYAdsszekL1X+B9eLmisP1yLii0JD8Pr6u8bIm4F",
-	"UM3Ixezn+dSqA5Nr8MTuEuYUfJtQ1pyGiboCg5FioBPmbiHxbj9TNfbUYOwhe0Ydwi+AlTJTMmID/AXX",
-	"sT0lc+J2o5nipukve8qzz1WJ5ar8K+SBEOqtQ02STr/XzhD3TuTsLvNOtdl9Xtg3aRv6OnY45E7kPtBw",
-	"oVRP7OfTUOjQveYDVRRmW5DJc6Q0M6WZYmlER8XHIIMAz97nwrBCjAKBx/cwDtt9piTQqA11gjNaUKQG",
-	"slvuO1rt7bPLlb6zPdfcy+t7eT1epxV1eYfdhMve5kdEArIGhdiOcMHnacGF7DQMnvE5ZZ01ovuQcFGi",
-	"my+J4cP6ZjlQZJwP7UvYLJ8nPrBesZRLNhKfo8lkz2kd34QwgGuVvV2h3TmZvaH8npzaBEtslos0p6sI",
-	"Ya4BXh14bocwq3j8mVW+LwFGvCSM6wn9W8Jn28DXtuGPIlhPK3W51WtQFnNmlR9k1pQKIvWP3fLuUhne",
-	"c/c9d99z923rKJDM/rXqh4YRaJApHFzxouzx8z1lz9S7l6+r4qTP3pw9Z0aMJbcl9k3DAI1SpjnLxBgI",
-	"c7x3gaoiNwjYhM+xaHJSp87ZHOZsBhqYO4nS+mJZ0UCOisy8C6v/b1r8nbJ+LSZ/SH09sJoKjZSecDs4",
-	"GVwI6a4qGVgHkCcDY7WQ4y62H/rv7GP0vqVE51xNIEEsgCypA5Uq/PrO+OjVSen+A9yUuhtR3fiQllrY",
-	"OQKvElk6OPnbRweXZPAmoC51MTgZDBFe/UhLlnQlRyIDaQUv2JXQtuQFm/A0FxIMxWVwyUCmeu44H6aq",
-	"eDP6IBlIPnEQ21idY+ftGV4pOcaNJsgd2cUc/19/XWFt7OsQNVCFBQTbvdChLEw9UlUIZnmcX3yKTdWE",
-	"sh6mythpjOQzcmIjfcgVkqXSgBf/qgygIA/WYfthYb4J7PJoT31Hiu8MM1Y1TmWkAb5ED9Qn/LUyBOr2",
-	"FdRPzlFR3/eqULJxVSHsMrKSxUZ0AswJgWpV7t5DJzS3FipNx07Kg/mFVpegsZR1VYlkls8bxx2KXEdG",
-	"eU3AqOe+Pv9SCQA/RjOBMnJoiHpsVChFhYSm3KY5K+AKisa90/PI99hFjCoUmBN2CVpCkTAhhdUZ7mck",
-	"9GTGNTj4DnygGpa+6zoi3yTFUQfGL9z+RqJw0xAjDRS/sUyQmdIG6NflUR2fSAtVZo1PKGCn411eFKDr",
-	"dyfQ8WKhxj6xzjjIU6PGBLzMfIRM/Dvfm+3Z8dlbZgs1PrBuk6zgc1U2jgp/7RiGQPo7limlE+b0Gypo",
-	"I0GHxD41kw2wUj64Z6HcDlWVuPCOwImSwirkuQ2aZAY3H2/+XwAAAP//",
+	"7L3rdts4tiD8Klj6zlp1zmnaclxOdZX9K5VKunM6qaTj1Mm3pjsTQ+SWiDYFqAHQiuLxWvM082DzJLOw",
+	"N0BSEkhdLF9SrT9Vjkjiuu/X616qxhMlQVrTO73u5cAz0Pjn85wXBcgRuH9kYFItJlYo2TvtfcxFmjOr",
+	"LkEyYdiUSwvZYS/pmTSHMXcf2NkEeqc9Y7WQo97NTdJ78YGPlof6kAO7Am2EkkwNmc2B2VzIUcKGSrNX",
+	"w4M33Ka5G1vDP0uhIeudWl1C91yvVcppguWlg4Z6GibMpmO/B6tnz4YW9PLo55AqmRlmFZtyYdkAhspN",
+	"p2duLj7iQs4f01hIMS7HvdOjJEwlpIUR6N6Nm2zCNR+DDVdSaqN0/BAvJHyxF+EMJ3wEfvZD9ielMqZk",
+	"McMzdY8NHwNL3f1qxmXGhqKwoA/ZM/pwzGdsAMzkStuEwRVIBuOJnSX4srGiKFjOr4BxP63blHAr+WcJ",
+	"etZLepKP3V5SWvDcjvmX1yBHNu+dPn1y7HZoLWj37f/827OD/8EPvh4d/PT54NN//lsviZz+S1zpszTc",
+	"bmxWTk9bZv3hZH5SP+Phwac/dE35C6TCQelzlUHbxKl71jLtydHStJ/Xm/FtaVM1bp1U+cfNef9Nw7B3",
+	"2vv/+jV29+mp6S8OuzzhR6UvzYSnrVNOqxfWnfS3169+acz0asxHcG65bZ3C4MN1h2+MV0/ydvAPSG3r",
+	"sdHTltt6cvxj+8Xs+EKWL+KdKkQ6+4uQWdscl+7ZuhPQcOepmgCOuTgRPmm9CHy47lTnRTlaHn93F90c",
+	"sDGNVl1XPfGPt9zEuZDtqGDwYXPkodJjbnunvYxbOLACIaENlM5Fx8kIu/XB/yatKNoGLvHh1muuyMMO",
+	"73VhTDfZqwzGE2VBprO/wGyZ6T2TM0ZrY2OegedtwjDHzMFYxgslIWGc/fbbq1/wMXzh40kBFbciaade",
+	"c2PKAzdnl2CwSCzGQoZ//9jG1Q5PW5nMqyEKOnHe7kQnZnNu2ZQbVnBjmQGQCVOaXfznxSF7DUPLVGkT",
+	"5O5cmiloJ5mdHP/YvlkvW21IAl+LsWjFtAIfNgfMYMjLwvZOnx4lbnSSdo6PjpJa9nkSkX2S3tvhRnyo",
+	"/abW4kvvuM1/4ZYbqDc34TavJ8v8022nqjAUp/Kstm2u8Hgn+3ohM6UNjEG27Q0ab+xkypeFIkE1MtkQ",
+	"n+1mGg3wFdrmoYc7mQgFjJZ5BD7b3TQvRdG6Jfdo25mqwSshAKeUGXxp2xk+65qvYhxC2h9Oekm3QkMz",
+	"vp2A5rYd+FX1vGvmZRH+4NP1k+SHk5s4gXUzvwPdJF7z007o4U7ukcSUtono4W4mWpB8FmaqBJ8dkKy/",
+	"llxzaYVsA85/1i/sZG/nkOpWamzo4W4magphC9OQDLaD41tmZvMz7ZCX/dVxyXm8XmCcu0dsnPNXmMYF",
+	"GAlOILEagBnxFc5QTHE/GsvEkBVefGkzI0iY9tZb3JP2xb0tWrUpVWRbHkbHfOfiK8RPozoHZhWbaHUF",
+	"ZBoydtODcYPc4mRu3KbNREkDaF/6mWfvSXh2/0qVtF5k4JNJIcik1p9oNShg/Id/GKLgaypu9BVNunwk",
+	"QWYXho154XYB2WHvJuk9V3JYiPReF/SrsmyijBGDApiQZDFzegnJ4AKXKSSu76XSA5FlIO/7xCrr60ip",
+	"7IwJa1iuigw0Wu+ksixTqA/hMl9Jxyx5cZ+rPFdjICPrQKtLYDloj/nVbWfMQlEYNs1FmuNCf1X2pSrJ",
+	"8HGPx6nBHaVUzJRp7k3DlUJJhlJc3juNFl7hvnzJRQH3utBXluXcsDTncgQZQ9uDA8c5rXBpne8runaP",
+	"K/XKJSK0MEbIEa7rg1KvuSZR+j6xZaCymVuLVYoVbgFhNW+4nHmaZ+51UUqxMZezM3QUOPrecL2gi+Gg",
+	"8jHEpvBv9xveCJzlN8lLmystvt7vhf+qiCKhTULJQCoNUiJHohD9F/b58ePHg2elzUFatzBYtdnaJRX2",
+	"esVFwQcFPAxdq/YIkEHGMgW0XzLAnDGrZ7XTZ1f3O9EqBWPue9e/Sbceq1RGXiBhWcql2+2AkOk3acrJ",
+	"RGkL2RvIBP8wmzwYmqsh41LZ3Amds4lb302QkvACnpWZsC+k1aijTbRTOa0gIYhXvqUFJTLpcbuusTTp",
+	"uaXgcBlRYV68a0xDEubyBkAizJhA1XNucsgSNhU2ZxPQxg3EMm65eylV47GwY3dCh/UavGfjJiF/VGwj",
+	"IigHS/LiooyY9Argw7gcS4sdzCwZX/GP5aUPuIEfTs7Y1CGLEWAsP7gCLYYzdBwbNgAjMmCcaUhBTOxh",
+	"7DjdKj67IZeX8jNOEP1KVS6g5UcTkEKOTPsdRT5a9CVzi/JM4x7838yqxAsQygCb5grFMg0cMcch0DQX",
+	"BXhh8hLmtl3foKpdTWu5kJJK548tX9fC/bKBpFZ//lbph9xp2JU7tXKZ1R6u+lo8oHjA/xTZCyLdO29H",
+	"m8c5YWE8/0fXbhvYe1PNw7Xm+G8JX9bZIU4UW+bzHNLLCFnIrkQajYXg7j4ZWa2U9lwAvsThuBUl4csE",
+	"UktMe+nhSMUvlNTAyAMDaTz+weHtpOBppdhcoe33O8MylZYOhKPLNqrUsd277SSMLFoJS91xDZGVJyxV",
+	"RcEtaF44kQBVAB0d2nJb4hGDdIrq33oTbgw4jXxIEnbSc2zmH2U2gqxxZS03i2dSDZtUTnnaQfTGlTTC",
+	"oNvnnVZquHz5SMvmAXRtGrQMn9M1Ka8ii8XKNxcOgKwZZDPxC4/tuuHtmN9sqoFbyD5vwu3S0liVCR7n",
+	"myIO1VbYIg6+PiJoDTR2W6Vx6q+ay0ma2+k4huf4VjszGPLCQLJItrL1TICNrTYcbMEJVjncks6DWAhh",
+	"6fxwnVPqOIxdEOkAXndAoZvOswUivQnIOjq//n6ILUR200rRawIYJ/hXIgMZI6rnf352cPz0hxDLpWGC",
+	"cVjcMF4ULBMjp6xW+tQyswDZcLAsk5UWbCyAm/hGGkLI/EI14EdZwjRImNIfwxJ/UZokPiic/MMNG4kr",
+	"kLH1TipnyfKjDmFmUuqJalkxHdlnJyfH2aO3+C+TJIj/Pm1a79dAtqY1vxF+Qt6ExgXV22hKVW4VKHx1",
+	"Qf/PpcwK2EzFeKk0u5iXwYOr+SIqf0Zi0AKXDpePlnO8fVyzBWP9jwgJEYZdD7sTQhOowR1QmgXP+QKf",
+	"VFqMPxM2RVwefOyNIA6Hg3CFWOBUJAPFMIq9Hr2XB/3F472QTmnAkVMu2QC8juF0XjYURZMoNLA+rCC+",
+	"2mp9tLIzNGMIyQphSLesaKrT8mLrbqEqYkwmgY2kieqjQZwsSGU/82A9WW9Ik/Pjpz8sb/7tcO5+4sKv",
+	"GEnQ61wzvbn6kum9z5exuKYF6n8JM1bKDDQZyatpuC01oMnfHPbWEgD8ESQ14FZbm1tRDYPzNzF/mSvQ",
+	"5RW+uqE81Q2juMSsuqrEweegkrsXAbQZyfTHkz8uiEwnq06sWsqKfe6CgjWpzF0QsS+TgstKIJhf6ZCn",
+	"dv2VvuRpdImjYFZoMZDgc2a4yBxYE2KQTQtRx1g+goR8L9ywXE2ZGlpAQpdzwwZKWcjYUKsxOrquVFGO",
+	"48JPOKzIQqaqLDI2AlpSxaHZSGG+AdlkFBLVTDERpwXI1UiiW4ZQJwoGvEV/jOeBzPPKlhHds2DOnR/0",
+	"xRXoGXN3tITpA6UK4NJr0LEsjT+rKRty3biAnGyGcMoCn05YKQuVXpLoxrNZwkjpdvKbsWoyQc9Ni9oO",
+	"m4Z1Jj1TmgnIbM7O0djKBnLWXBC6DzZtnGVzqsSDuQePGJIgZC9jh/gSAyYCkjG/RPudu5noEeGVxfcZ",
+	"DDfzI1MIUsK8xJgwDC1LGJ9MNBeGFwldZMKk+kzhbe6eSHKPLGCaz1afo7eX0GLpm+gBhYi+ZWv5Fe/g",
+	"1Ty7EkbpRcLYSWXcVM/ou6iJbxsLRZt8YkwJ2frDuN0r077dWs5ox5jKzuXH8jbWK4JgixfzaTOW7rdR",
+	"Y0JznXMHNncjrRddnf7ShWe8RXVqOeCJVlm5yGNWGsnaTEOxQ8iqHdNErZtqsew6gucG3wg8X3JRlBpi",
+	"a8+VsRsC+5+VifLVTaHT20iXCMuf0L/t2Jupwot4msLEsdVgiEAtnUaovZbLioQTvjVMCj6L86y5uaqx",
+	"lW4ahL1feMHt0ZiklAZAtg6OUgPXwLgeu9XKjPLRTK6mkklVzzuD6AyLcBTQxx/g0i6rFYXrTSqwaQW3",
+	"ACJRV0KEJK5EijTAb8SWJSYtNqgW41TWsKHtxhfhzqXbsLQsMBXiCoh9+fQGFNHIqRxsSoctZLjVMNRq",
+	"3NlSuFiy3zSi871zgW6mHRJEsalpeV3VkORn0oxIZG0GRh8d/MQPhp+u41HR7t1Zofg8gYnoT8dHR0dH",
+	"LWos6qGrBoh8vXDgYSVJj1TQeujWU/2zB7gFq0wbKrTC52p4MTFD6sIGPGzg9HOftq5/F6ojSWV3oDTW",
+	"mRW3dw61SAaXPr+xc3+4DEpYSHqFGHZImujWbH36z7nw9YVUMlY/TbydRRhG0zmNVEmIq14auGkhokvi",
+	"XkESHo0aNYte8aJcV+rxGaD0SbWQhgBYncZKFxgd8lYesM3vsD6xZib4Oq6wcDiLd2dK3AmGnjg+rv+X",
+	"KQcUaEr2Bl4rVD6Jy4kjqFv5gGs+9vbTVMmhGJUaoystnLmfcjFxAwnJcvjifnGUxM3m3ui7b92Pjhhz",
+	"U5sV+t7PdsbeiILLhP0JpOIJ+1BqIZnPw3/55vzdc4pWYq+khYJNCm4dVh3OU9DvVx7QAozEwaP99kOy",
+	"caWbYKzRHPerE+BCxtM8zUMCW8nhnpLHwJxm3An5Iyp1B/SvSvhaEN0mGK/fSmW28p37b1qGHAo9nnIN",
+	"a6d3dWm7UlidbTTSJWgJxUaftEalaBgJY0F3qM/rWJWa2f5Jbypsnmk+lfExY7SzESICvbkLWEkrce6t",
+	"SGU4lY0iAGK2mtZlre2tWhb457+MwGABG6YXbuelqTwtK1wmy4/LKtSvxQZdubgMn5mGZw59HRQ0utqR",
+	"4hMww2zJQubsCs/KOjf3WsSk2s3I4hI0LBHIzehg0F/m19Rl6sr50yfHLff4FbaJaqpMXX5sP1LnmheZ",
+	"mqdlFR1sENcYn8JxdsGmiJncFZc6XxQ0M82HlBoZyG0vqThXr0Ex47uWaVGic/7uY+E2jUPePAJ4W3AL",
+	"EbA+w64Z59oRU/cmAiqXbZKVAY0hpbFLaGehqtjUbNQgjd1wVlM1Lz3SZLGNzuVwL4hII/hsqA5WxILh",
+	"U5YMQz4rlEwYliPB30Bmc67cTJVkfIskn8pyPCDA2EbmysByUbRwCwxgd+sZKh0FKvQq7VIFDrBBW0HU",
+	"HSiFQjcUYOMw4jMoVhGf9yT6rzKarSN4Vbdeu/MsTNang+cWJjEI3TS6yoNni5EuFJ7BpS36PhrA2QnX",
+	"uyD7NZLcAelfuItmYFYppRsr6ZVyKmRGf0+4viQPUZmmmK9UB1jHoCsS8YVfGtOI7eocoa62cHsTUlYH",
+	"K7dgY4tCMdJYnLDtcZvTCtTEF+FYm8yuhV0LtiByT8cOrwwFnNYszbSEIzG93W+rxpFQCapxSis1ILrW",
+	"P7kvNg3vqS9xnZjpyCV0flZWSxzzL6/okydewwr/7Ly2dRZ1m3vpvBIauP3Ad0GQPEbeATWqC55sGB7g",
+	"c5m3Mpjs0MjSjDzrCqdd2vgtbNtLZflQZYY2L3pn2IEPG+h8LOTIP1+OZ8m5YdxcQoZJa14WO2OcEbP0",
+	"qYfuR9MWGWVCFcG1Yy8/NEyvTQ39zAeJsZRLJUXKC8wtNNvHIc2VDXQs0O0HOtjGcgJKq6LQEEhCrcQ6",
+	"EaXSWisA85e82vo0hxvtOPccX+rKV7tdGis4KWAuPSsEDqyI8e7wVt+fU3o7PzHfZr9Tbj637mwDCbfh",
+	"Xe70QiOIuKXWl9QBJdtYLNcliosOGUroaATqup2mtqD8V+/ZaA7zw1Fk4bckoYs0bnaG4SYh6rSqOr3g",
+	"aFnHE1VRurWKP0W8MoFOLBKF9vvbCfcnHn1n3L++hqbOIGwTeqN6wnyR2EUr1mZRcmG4DxAPDnDEctMj",
+	"8yQ2cnBt8Vb/DToTaQhUmmLJcX4J8jZxVSHP5bahVR3pViZUul2PN1hdypRbiGfAaKCNj7ECes4llQUB",
+	"Y1mh1KVhfL7cFb5MBxr3td9K9A4190K93qD5tAd81btLKrhpB34Hb43aWRtQ2Q0P/TanQFNFN6FhWIhR",
+	"bneeU7nAUiq7W8TH9GWzHHd1GYutjkc3q8teZfSL7X8RsdcaGzkwjuz3HT/Zyko3jyLvXz5nP508/eNh",
+	"L1ly1WVxFhZKa1RJltyENH5eZsJSRY7DTQyebyUwA9IiJeEDVdpQ86olXQG0Vtq0pyqUha1LFQ9VKbOw",
+	"RF99AmvZxaFjmvO4qDZ15GSNqD18LaFx1rnm3WS/CGksj2byllrWWbyh5hkVBpnmCq5AM11KQ0ld5A7Y",
+	"NKvFKpYpJtW0JbnE6lnthY12qzhcUd2xWaKhquD89KefGl+dHEW/a0/wt7440MKCrKO9Z8goJu5sMBEI",
+	"TwfBjuHzORdBqcVKsodP6wT4qjKEx4mOrJBGedU7C4Mbw3jg60Ktb2xsL/yxKEZVMlNaKNMedyayz7c2",
+	"OS6EVTRHrbe52r5IZ37HBRlip76xdfFpA+yXrmbTSg/zdxCptsR1IRwFARmy6BjYXKQG49+xJtREK0uV",
+	"Xxj5e3kxn7273Y0219ZxZW/qM93gzu7qJhb2E6bpWP9OlCxPMe5Ay5ovwHx7epSLDXhfPfmf4xbkWxhC",
+	"67F3Eej7uwjJrY/kzsJyl09996G5a8XONgJ1ZYjK/YbjaecxZf38hFVlW7bKr2mk1nC06UN2xvjASfwM",
+	"pWXGfW6we97IpgLMw3G38Pjybxon1X0Bi8ao+UDlEMVMCSchbDlGBOoRd8EiGnT8TriEoqI380ssQtuW",
+	"eSA5eMLGwKVh0qc4rBGIFc9dDkqQSViqtPuf5uPPYzFIfLq+SdhIjDh6ctj//d//J2rcMLBVyTMvp/iY",
+	"BNpr7HDeVxRuWbc2VVnXKWKHVnVVgKBntevqHQp3qzbXfcU+tazDaFE3SNhBAbcV/tGO+IsMjNVlS73B",
+	"UITASauNF6tSBAlTMgWiTDuKteqMB2nPUu6omjlRRlifDd1K7pacqoYy9IxVoVALEzZhU80nk5bNruXM",
+	"pGuvnJmW2mq2qtgbxYpU/S6qLSeV+sxHW8bM04K3c0FtGDJS5zPOX8cTh78/PvnpmDzJ65eOOfrpeFXl",
+	"mI1jSOYBao2rhlGI4g7AtlbNQQKMjcYPQLPBR61BLithKdxWO8zsgt16KnkHrHb+IBZ6EjV7mTZbwB18",
+	"uj5Knhz/MZ6Q28TtaLgYBfO1x42FXjYLHIFPeCrsbAMZxUkRMYtpwa/UptaqHHhh847cDCyWMwk+CDIb",
+	"H+I+af+lvJRqKoO5fTn1fg13waTp4uhW4cOLrQUB4+IHle0LJ1RtOwo6wsIuMj3wurfP7kBSEW2m9Wmu",
+	"qdZxC7RamGwdAG4s1/b20d8dctbmokMH8GwYa42723D25QIxFcLXMb1TLiz9FQnkTXqlzFQI/s2UhI3q",
+	"Jcd9g+dtqVXPQliY0sF7cepTcBPG2YDrhJlysLHqnfSwldUCXGItg/wfl2M5ObBXB18/XR//EAfLuVZb",
+	"u4k9/jwSg7hajk9Jw4nr4CJjVXVAG3fvdEvXBWy6YiJBW1kZVlvQqc1YUJ+jBolokr07izFwg8nVlImF",
+	"xfKdhuW+iJ6M/2Ac+tNHTBy8lGleVcX1HZqMt2qM+Qwrw8w5Hbf3rqhpW3pitwLBs9lGF1hb4takNqCv",
+	"2ipUrgF/RozLojWQg+VcZ1Ouoele8A4INyQT7v9+hJYKdW0moS2ryJWTbEM07vBurJHh7hGqQQsCLNQa",
+	"0VxV3/pEF2I6GyuP0dpqq1trS4FSLbLdr1WYLchUz7DyE/qM6mKKlXP3yQ/f/3jS3Tsu2VQ1q2lS0zH2",
+	"9OlKXlDRmXWIUtw29VJpRoH2h5HCNCvm31C5W19Di/PhraCxE5R2oUTVLPUO9KjlhuJz+XBeAnJEFNFN",
+	"TSY+kamu70j5cvQmcszGn915StQso9TCzs7dZul0lMhS9/8BcA36ZSAw//XxQ28p3lViKTVjfEs+NcT4",
+	"BY9sjYIiJBmZEIHqqCYJTVTS2WAMD0gKAcGDRyqKK6gJWm7thNofCTlUbXE4vgV4swkXZz5/y/3AJQvx",
+	"R8zLtqfuDQywYBdurosE91EFBwnJLkjYvkh83N4Xy4yFCT5y/7o4/Lucmz/lWgsw7OL/P/DBcQevsosz",
+	"3/XGO34iEUx/l2Ggd2/PP2B/LVzzxUKH9otTjKU5PmG5KrWPo+FjMrxVkb74C7aGGoFtvOQXiTGZ1GLp",
+	"7zK0jcLXT46PyQJ8cvST79fjPh4KTRUDjBVFwQYg5MgPBtkhe/fbB/zolxevX3x4gYtnF6Eh3sUZu/jP",
+	"CzZ2f4NB0zJcgf47Ws8zXJwG3D8qxzNVag9XVXexAvB3ZiBswbCToxOKBhtijBhowFfDaGgUT0GSn0hk",
+	"IK0YCicx9J5NeJrDwfHhUd1WtPEbZkuMx1zPeqfYjJM+5kXtmTNMSWZyrrHQrQGu05ylhSozU1fVdYJY",
+	"iZ2QhJPWHOOhe0fPnA8U6lFp+qyRQnHae3J4ROtQE5B8Inqnve8Pn+ByJ9zmiK59UrW/9k6vb5Je/3Jg",
+	"+ldHfSpyu/BbiYaIxi8aqDVM/7q2VN30rx0KuP/x0Y1/fwxWi9T4fyE9ChNePfGTIf83jV8dUPcxPHCi",
+	"BFmJRsQ0qzbXr7Leae9PYJ/Xby30ZT0+OlropGbhi+1PCi4WeqctEreb5ej858fn71i9IvbvvnqcVBb+",
+	"Azu5ndB0MX5QLavf6BWLnzxZ/clcb0L86PvVH9UNVvGLk9VfVC1E3QfHP63+YLEN5E3Se7rOEVRNVfGD",
+	"79c6gKph4c0cZr0E62u7+2hofylpEyYsHxkM6XJA1ft0MwdjjnB61u4BbKFBI42LtOuQvZtrJedIGVbO",
+	"XO4pNw+lr4WxVfctNxvmFfMxWIzg+Vv8AOpX+s9LbbBg3co3XwtKVVz54ktRWNDPUp9oveb7b4P0seb7",
+	"dVzPuhNULdnW/AAtY+u//htGY918Wkkqmk0XN2u2WDdsixKSCfdtVB8xvfhG0N/hVUMAIsxaB93711io",
+	"5KaLrzTa5W2Kru+4zamR/N0Dmm/oF2/s6QPb98zpIaDzHBsyyDkRfUP47Pvenq3syV0ySia2UKODiVZO",
+	"jQr2CqtDD5QGh6xZ49lCW1HKxnCCsBoOg2kxjhbv/bLuFDG2FtaoM75virqH/YcVzPxF+OjC9ZDgS2iC",
+	"E4X5c6uBjw0D1HR961+ZbQvk7D3wzKmiguzell8CO/aasRvXWF4UqDB/f+QT+80ZbgbXSdaCIReFYQMN",
+	"/NIEC4YMMeVYZx375EOw2rO3EnyH/Mrazp6ElkV8lmDTOqtGgHr1CWV3YFIgauMnxz8to+cLXBBiaG8j",
+	"vvPlQGbLvKcO8BCS13EIq1CPjmUv4uwEkV4EGMNuyAWwQo1W4U+hRv1rp+TfLGrUyCBMP607t3Zq1osN",
+	"Xjcl938tQc/eFtk64jm++ytM71ZkWtpSCwzjQe2Zx8PA/Dutrnz4NeY+a3BExWIVFW9oXIUCHtBFKMrY",
+	"BeYLlRu3AnIv1KwJ5ufiK9wtnC/saQ/ljxrKg2DERJWY7IC+HcjT3EkOviaD/837vUwrqDtt+Zfw0p1b",
+	"oO4Supv9lvc2lnuwsWQ12ASIrH76hMUxTIty6kVcX2qHylOFLuPLAiy573+py7xtBKMNL9dfYOZBEE/u",
+	"Z5XNdg19PtTgZt5ha3UJN0ug/2TXk8fAnhaEoSQ58Mwnh75WaRW3FBvYv9qv3sORHzM/WANvnis5LAS5",
+	"yU+efL8Wor3mmqrVnDx5us5GTDmhtq5vIBP8g9OMEK2P1/l4olUKhloufkPE4L0vjc141RKkLtoWoQwL",
+	"rKl/7f/qNLxui/7vuM0r9LgH9tMmVfk97uWqBzS7VvDZDZehNlS3zFS99WjcdmFJzfiiDT99rrItvvod",
+	"uOfmmujvpcf7kB4DAiXBPovu9CZqVii2jJv96/BnN9eo6z9uwTbCx/cCea2Mwz/fc46H5Rz+GigSjrwM",
+	"VJV1Y4DtD0qZUS2nqCsDg9Uu5j0U4eMLRnX1KPJRlZZxOWMS7FTpy9OqjmHi64YmjWqGCbNiHHffBRj8",
+	"mRb2+JHFL7QFZeh8f3cIs7GO841g2Ad+CYRRVDIgV+NgAqvRTmNGyrxKsYxujQ5S3eLbi+aL37TZq7GT",
+	"vfByX8KLGJOWX9Vlbpdi5kCy3Sz2jD1X71+98b5ezp6/PX/Bqsa9Sw01L2GWMG7ZWBnLnhz/yP4ifj5k",
+	"vyqq+cN8jVU2mPkK8/MY8AqX/2Ku3dqjtKo1lkhrvm/L2lzjt2XMeuXhYG9e25vX7orgEIwxHsKYq96L",
+	"VGF2KIq5CMcFehNhjP3rxr861afbUAgnFM5hzz0xwVY9qqqgL6ypKpekRYnFcva61cPpVnKZna6E52Gh",
+	"lD6oS2THmepzzwalQsnykH2oo8Hqku9Dr85RlnNI86L6bcL4MuqU2dSInMQVhKL0qiwyNsC8rqHSaUTL",
+	"woQU6jD/SHktLo7aDq/DY492OzGeTwx3P9YHPOSi2Gt1e9a6O/rDZ1SQjhM6IzP1wEZ14RuEiBB+gQR1",
+	"a5kv6ZVvWr/EPew1y/vSLGs4bFcpK0jsirFAUMZqEig1DmZLCiTlk3JDydQZw8r2yNuU7GRlGFLwe+Jl",
+	"T3Y7cQxT3vnOO797TXHP/76paEMHlLVuWVOflYyvf43/79Qft6MRTnP0eHTnjK1NW8S97dXCB3W5bQGM",
+	"/dAjtV0n/BU7xQxmWEkh9ENjwh4yKpKhgQp9O+aoQcKU+oB5LZD0P2HZUKux45WSqUjI4jO/jFsjQLId",
+	"R92jzJ49/Q7YU+k0swpHGyqakFaReNpFGjTAV1ihofl3vm0VDTex19HuTUergKYCPf9Lu0p2btUkZKfG",
+	"WIyvtcisKtMczCFDu5c3XGKi6FBpxqnHs6ja1lE4CtZWok6WVFWKGQwRmbNNajHK7ZlDqKrQKKemImM+",
+	"cy8MtfoKkg1gqLRb3AzrNmFjCze/AZBRb6LXB/EIHq1CiKt7mOh8fzIR1HyJJ753Hu5Z6J2l3CPsVUif",
+	"MF8SMQmh0AlFDCRUfVRp5vu6LFO2ea7av6Y/uvW/7WgCyr8eae6eb7bKs/h0rwM+rA4YIGhteOwXYmib",
+	"6t+i0DfcBVg+Mr3sXxGQ92zlIcXgoV0LO0eaUyhm+DcuuX+NAvBNH65g7jHyom6N7RW98miybnA9vpj2",
+	"nSbvu3n2Ot79RXh6MAug7X/oiuDMNB9aLBVkmM01kBPOnPoK/QkTUlhNTQGHQo+nXLe61175MtWPUpvC",
+	"xT2MMkXnsnai84sP7Y2bgiKF79wke8VrzyF3R0TeTkAy7klCqDm/REvm2F7/Gv/fqVFtRxawwh4hzp2z",
+	"qDYpFPe2NXbe7LWwhw3Q3ASA+9QvvcMJ96yu90GmymD+xKp3qsD4FHPGJDrrbA7BaDnNFdO+3gC57ZZ9",
+	"bzT5rTHlcal4e9zaK4bfAMHwyLcFzWhJ3VugGyHj6egIK2aahKlhnYRFZASrZkplqRFu6JrgO8hWnSas",
+	"Lo2TF9mHHGbM35VbNxEvXuCHRIDG/BKD4uJF3BE1b5VQeJ/8ubFQbJrYQlLwdPfGzwfUQNF7t5xo6Phl",
+	"s7//d2YpBWgFpuHr/Wv3P5Q1J2VLCCklyXANzGB1XY9MA3eckAW1lv1wwt6Inyvt9vjpD/TvoOKyJ/jD",
+	"IfttUiiqqkvJFJjKnoLxjWAKLIBbzHyPk4waxJAEXeKn5rRyS0Jh5vyg/35y9H3isP6AoOo/Kj8mboNe",
+	"5Rk1dsH+NzQks6o6ykaLHz/tv58c/fQfh+xZ9XZVC/j7IzYWssQDaikHHC/ne3zLcr50iIjKL0VxxxJO",
+	"9TLF0q4hEg2xM88GlgeVWrAHBGBbVBq+vzSV1RJY3SUpdFD0VdcRtvfi2bbi2RoC0zuNOIfN/V5Se7Jv",
+	"RrL7cbPtvQ8Q/w0xNCJajFP0FiazI4Fdn2lpGIIGmcLBFS/Kjt483Yn0h+yVRQUTifxcv9NTIv8ZTLCm",
+	"sKKSq04OogVXPbqiJVSQOrwPi/xvWuO9yYFajP+QKupIdutS7UHU2HsMv6UCKr5qClRp4jULqpQayLaV",
+	"GYPNpcOkIxkhhdKN6LPA/VCMPGQvG1HT7v8zlnLpVDUqWLGMWaG25N6asxcX9tach6vsurE5x4nCmebT",
+	"jkQMFQwyPh4WdbGVqRUf/cB7irCnCHuKcN8UIWDfOhThH9PLRmjPGDr7lZkSm0g6coCCw0hhfRarUIQY",
+	"w3gAmoSZEMJatXeibuT+GehxzCn0MVfPxq96d4jAb1qxlyxA++Cc3XkkpzmBBTVzRmlzpkonYjbAcQw1",
+	"KFbAsGZP16id/209yCOIPns7bNR5vkvOVG372w4++137CrBoQwWeC/aKBk408CCCG/3r6u+bVjyhLFmJ",
+	"3gBsWI9GT2ENM5ZboCqzJmF8RAlOlJAUtZlUkLWVGFd/fT/g30beq23tMeBhg1RUA5y6AJ5khO4o43f+",
+	"nUcTZlz1zL5LWKdd74OM74tsTyooC/AaflnRP6kKnvIOptB3pQBrGvKwklBJy6UBp1yX0oqCOmHEDNma",
+	"Sw/7jzX2mFaHC73v2GN/MBHUwOXsg4/3av03qtYj/Fbqc5QezTPP/jX90RmsvCUhccJdQLW753atbTAr",
+	"S8Le6PbNpY1uDsd9kNlGtmqlqXbD+kWBXshsBxjxuMzWexzac7hvo2W6zNajC6oQqViRg/ouvPR41ENs",
+	"9/MXIbNNvzlP1QQ2/uju811por0uel+6qG/ZicbDgAStFWgrLOnWU6tWBZJrraaNmJBQiRYhw02JBkRh",
+	"gfHMIeQZtr8eT+yMFZiOKx1/RUt/Vcw9JNxSf2ysBsakmuag4ZRZt2xhQxhX1SsoaMwTbmwSaosxYRM0",
+	"VhZgmVFjqEOMQ0HBjspHBKmPVl/G1T1Msq4/mVhVdy2s/RcofbQXEb4h37ZG+uOpio+bs46QEJWaBDyP",
+	"UMEF6aF/TS93q8fb0Q1UBjxi3T0DbhPtPbvY+zweVM/1t1D74CINVNaA0k3L5k61omJhc/VzG2ARkm+E",
+	"JZ3ZCszWJV5s+BjYWGGIMfsTHiEmGVHHlagyfcZ4sz2LLqVhlwATSh2iXVQ5xFMeure4Y2kvzrsD/Htk",
+	"yvi/JMbuWeajqdAbsD9anncdOuRHai/f5ivW71F3j7p71L1dpr65ZMrmoA2mwAY1dzkxax28JQ7fLj28",
+	"lXVybaWrY5rVNMc6OZQyG6p8cHNJ9Y6DuJDgv5yAAzLzJgJMlI1ljLil7AnEnkDsCcQOLOYesjakB05p",
+	"3qAtI8UUGqs0CRGZSG0w1JlUTTB93/JLRyqwcgAK+oapqcRww6RWgNxPVWtHLrO5Bvg+8z73n1cRkr5I",
+	"OubnD8DNUqkPZ7gILs0UNJoincqhDDQbP6ZqDEyVlujpVJgIWfoAxj4cUbors6LbVUVH7jcdv17Aiq6R",
+	"IbVwTxr3pHFHpPG/ymwEy34F9C8KNd8rdk0SSlF6K9yO4aVvuluJ38Xes3dvUaY12FQAGH5q+u+ivi0f",
+	"dvxYnVu0vAfyboWQ7H0x2n0x2kdNBggc69TJOCVYYEX9a/9XtxNrSwKBQu295DS0YymGqNHjfYzatxnn",
+	"uRU899NiwcgcjfYMkSI+gaIZ/Nkd6PncDb8TxHhkNqg9Ku01tG+E4xXU13hLAuHrDbRWxwx1jIJhSMkE",
+	"/1lZlFAfrCLJprmispKWcV/LgHE5q0o9MqmqhuxShZ6ACVqq0O8eIlcxAm6Z4JxXfPiNX/hdU52Nyzxu",
+	"RWnCbu7btLSnc/uCjvuCjt2VobB0b2txlk6C+8+Say6tkCvC7P/aeO+bNnnVG9lbve7L6tUAstYw9iYg",
+	"tkeyLzP7qi9vCDmTfAyGijZz0h0cz/Z8nFxIqDnUjS6Gjnxi2BtWqffh58JYipO7yIU1F3fZBbjZ+Zeq",
+	"eWzZ+LcG7sdqJaxX+DCGwsYJRVD/lY+H2MfC7/Wnx1VSlohEwnJl6j7BjrqFOD+KAM7K1Po6ySW67Q3o",
+	"KzEX+zdPaJfFgP51/Y9Oc+MtiI1TcZqYeD8Mv02JqPe7D6F/UBNifRG+Uwzx51zYbeF3qQNxRyQ9StEU",
+	"Pv/Rz0xda4x1vBv/jlWjG+4SEx6XlfFfGnf2PO/Bmxr/s4lYnQTAQKphRczGuX/nX6uQGO16r+zel7Jr",
+	"KigLABt+6epXTBlVC24uVGKFZTbXqhzlrH85MP2rIx/NdKFhooywSs/6djaBvuWjC6d1igIYYBjnkKeh",
+	"xYYNkZZXqijH1IBNAmTUM0nUr3n1OCSC0+uH7Fev+OIShWHP3r3CSZjJ1dTnfvEZtRYZcSGp4xLOSho5",
+	"ryqjCYMjV5XTvsOwdww5xcVgvWGr5iz40ncE8UPwQkk4Q8M9BnpiHylv/frOtKnHhAqPVTWm1T2MWuxP",
+	"JkIgzjESeK8Q74WDx6MtEKXwlLbN1l1T3XkRoX9Nf3TqtltSCifNB1S6e57eJpPT/va67INWRacEq0up",
+	"ppIglG4l8W1MHQP0/HITmO0ujfbKmlAbLQNjtZoFe3RtMj9lUnlpI4gXwf19yC7wszJ1412QydrtZsgp",
+	"/Uu7r3JuMMsiWlRtB3jzuDTgdkx7QfaAPV/b87WdZnmZgELtREHYFd7ac3zjLtFCWGhrWfysKLB8lNlr",
+	"lTvUKv2NVkCB/54Hif61+197u4A/Ay9sXrV1QVWPY1ICDAsxyr0n9IylfMJTYZGRcHMJGZNqGm0b4OBg",
+	"O2ov7rpoHc3QIiEJu7f1P6ytHwvMVamiOYEmJol64FsP2PsV8LYSxHfhjUcMrNUao5IG2nLSHNLLRnJt",
+	"aUkK20PxgwRdldKb6gLtJCHfQbVU03bgrY1arXT6PRjgOsV6EAYgEs1qcxC6SiZLqm6f9D4vinjXpI/1",
+	"3I/PBr7uB4SM675dbfkeyqRWc+2N7fclFk2bEB0wrvFju8n9PaRKe4N3XXzAMSBjubbeRE3JWsNCTamm",
+	"mg87c5TXNIK0yDQOX7AmgRetHN6fsqEqCjWdbwrVZp7+2OgS9Sgt1NUCNzFSH99P+6dnaQoTC9nZ/FlX",
+	"dSIAO2SZvSF7r/A/vlzQWH+4OSq2JDz0r6u/b4i4FUA1Ixezn2cTqw5MrsETu0uYUfBtQllzGsbqCgxG",
+	"ioFOmLuFxLv9TNXYU4Oxh+w5dQgfACtlpmTEBvgLrmN7SubE7UYzxU3TX/aUZ5+rEstV+VfIAyHUW4ea",
+	"JK1+r50h7r3I2W3mnWqz+7ywb9I2dDt22OdO5D7QMFCqI/bzWSh06F7zgSoKsy3I5DlUmpnSTLA0oqPi",
+	"I5BBgGcfcmFYIYaBwON7GIftPlMSaNSGOsEZLShSA9kt9z2t9u7Z5Urf2Z5r7uX1vbwer9OKurzDbsJl",
+	"b/MjIgFZg0JsR7jgy6TgQrYaBs/5jLLOGtF9SLgo0c2XxPBhfdMcKDLOh/YlbJrPEh9Yr1jKJRuKL9Fk",
+	"she0jm9CGMC1ys6u0O6czN5Q/kBObYIlNs1FmtNVhDDXAK8OPLdDmFU8/twq35cAI14SxvWY/i3hi23g",
+	"67zhjyJYzyp1ea7XoCxmzCo/yLQpFUTqH7vl3acyvOfue+6+5+7b1lEgmf226oeGIWiQKRxc8aLs8PM9",
+	"Y8/V+1dvquKkz9+ev2BGjCS3JfZNwwCNUqY5y8QICHO8d4GqIjcI2JjPsGhyUqfO2RxmbAoamDuJ0vpi",
+	"WdFAjorMvA+r/29a/L2yfi3Gf0h9PbCaCg2VHnPbO+0NhHRXlfSsA8jTnrFayFEb2w/9d/Yxet9SonOu",
+	"xpAgFkCW1IFKFX59Z3z06rh0/wFuSt2OqG58SEst7AyBV4ks7Z3+7ZODSzJ4E1CXuuid9voIr36kJUu6",
+	"kkORgbSCF+xKaFvygo15mgsJhuIyuGQgUz1znA9TVbwZvZf0JB87iG2szrHz+RleKznCjSbIHdlghv+v",
+	"v66wNvZ1iBqowgKC7V7oUBamHqkqBLM8zi8+xaZqQlkPU2XsNEbyGTmxkT7mCslSacCLf1UGUJAH67D9",
+	"sDDfBHZ5tGe+I8V3hhmrGqcy1ABfowfqE/7mMgTq9hXUT85RUd/3qlCycVUh7DKyksVGdALMKYFqVe7e",
+	"Qyc0txYqTcdOyoP5QKtL0FjKuqpEMs1njeMORa4jo7whYNQzX59/qQSAH6OZQBk5NEQ9NiyUokJCE27T",
+	"nBVwBUXj3ul55HvsIkYVCswpuwQtoUiYkMLqDPczFHo85RocfAc+UA1L37UdkW+S4qgD4wO3v6Eo3DTE",
+	"SAPFbywTZKa0Afp1eVTHJ9JClVnjEwrYaXmXFwXo+t0xtLxYqJFPrDMO8tSwMQEvMx8hE//O92Z7fnz+",
+	"jtlCjQ6s2yQr+EyVjaPCX1uGIZD+jmVK6YQ5/YYK2kjQIbFPTWUDrJQP7lkot0NVJQbeEThWUliFPLdB",
+	"k0zv5tPN/wsAAP//",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
