@@ -10,7 +10,11 @@
 //   - the body is bounded, free of repeated names and valid by openapi.yaml
 //     before a handler sees it;
 //   - package authz has allowed the operation on this very object before a
-//     service is called; a denial is in the audit log before it is answered;
+//     service is called; a denial is in the audit log before it is answered, except
+//     those of callers without any role, and those beyond a caller's budget: they
+//     are counted, and the counts are in the log within a minute;
+//   - uploads and exports get more than half a minute only after that, are few, are
+//     cut off when they stall, and hold no connection of the database meanwhile;
 //   - a POST's effect, its audit entry and its stored answer commit in one
 //     transaction, so that the same Idempotency-Key can never take effect twice;
 //   - the answer to a policy change waits until its entry stands under a signed
@@ -23,7 +27,9 @@
 // protocol's form, which package kbs owns.
 //
 // It trusts the issuers named in the configuration for who somebody is and
-// which roles he or she has, and Postgres for what the services say. Handlers
+// which roles he or she has, and Postgres for what the services say. A key that an
+// issuer has withdrawn is good for five minutes more, and for an hour while the
+// issuer does not answer. Handlers
 // get caller and request through the context, because the generated interface
 // has no other door; no other package reads it from there.
 package api

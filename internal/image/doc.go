@@ -8,7 +8,9 @@
 // An operator uploads the three files and registers the image; a custodian
 // approves it. Whoever made or registered an image never approves it: the
 // service refuses and a CHECK in the database refuses again. Files are
-// immutable and named by their SHA-256; a registered image cannot change.
+// immutable and named by their SHA-256; a registered image cannot change. An
+// upload is received into a temporary file, which no transaction waits for, and
+// stored once it is whole.
 //
 // What others sign about the digests of files (CoRIM documents, under configured
 // keys) is kept append-only and shown beside an image's files as long as it is
