@@ -29,6 +29,9 @@ const (
 	Stopping  Stage = "stopping"
 )
 
+// ChallengeLife is how long a nonce may be used. The guest tells from it when the broker made a challenge.
+const ChallengeLife = 2 * time.Minute
+
 // Sizes. A body is cut off before it is parsed; a field is refused after.
 const (
 	NonceSize            = 32

@@ -12,7 +12,9 @@
 //     the guest writes nothing more before B has signed that it recorded the header's hash.
 //   - The volume is open only while a lease is: a refused renewal, or a lease that ran out
 //     because nobody answered, closes it and powers the machine off. Time is measured
-//     from the broker's signed times with the monotonic clock; the wall clock is the host's.
+//     from the broker's signed times with the monotonic clock, and counted from before the
+//     question was sent: the guest's lease never ends after the broker's. The wall clock is
+//     the host's.
 //   - The keys of a boot (HPKE and signing) exist in memory only, and one boot has one pair.
 //   - What is printed or reported holds no key, nonce, report or header byte.
 //

@@ -184,6 +184,69 @@ func TestLifeEndsWithTheLeaseWhenNobodyAnswers(t *testing.T) {
 	})
 }
 
+// slow loses time between the broker and the guest: answers are old when they arrive, and so are reports.
+type slow struct {
+	http.RoundTripper
+	guesttest.Processor
+	challenge, report time.Duration
+}
+
+func (s slow) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := s.RoundTripper.RoundTrip(r)
+	if strings.HasSuffix(r.URL.Path, "/challenges") {
+		select {
+		case <-time.After(s.challenge):
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	}
+	return resp, err
+}
+
+func (s slow) Report(ctx context.Context, data [64]byte) (door.Evidence, error) {
+	time.Sleep(s.report)
+	return s.Processor.Report(ctx, data)
+}
+
+// However late the broker's answers come, and wherever in a second its clock stands, the guest has closed its disk when
+// the broker gives the volume to somebody else.
+func TestLifeEndsNoLaterThanTheLease(t *testing.T) {
+	for name, c := range map[string]struct{ offset, challenge, report time.Duration }{
+		"prompt":                           {},
+		"an answer that is late":           {challenge: 15 * time.Second},
+		"times that are cut to a second":   {offset: 950 * time.Millisecond, report: 100 * time.Millisecond},
+		"both, and a processor that waits": {offset: 500 * time.Millisecond, challenge: 9800 * time.Millisecond, report: 5 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLife()
+				time.Sleep(c.offset)
+				var granted time.Time
+				l.broker.Intercept = func(path string, _ []byte) (int, bool) {
+					switch {
+					case path != "/v1/grants" && path != "/v1/challenges":
+					case granted.IsZero():
+						if path == "/v1/grants" {
+							granted = time.Now()
+						}
+					default:
+						return http.StatusBadGateway, false
+					}
+					return 0, false
+				}
+				link := slow{RoundTripper: wire{l.broker}, challenge: c.challenge, report: c.report}
+				err := Run(t.Context(), Config{
+					Line: l.line, Reporter: link, Volume: l.volume, Transport: link, Print: func(string, ...any) {},
+				})
+				left := time.Until(granted.Add(l.broker.Lease))
+				if err == nil || left < 0 || left > c.challenge+c.report+2*time.Second {
+					t.Errorf("the guest ended %v before its lease: %v", left, err)
+				}
+			})
+		})
+	}
+}
+
 func TestLifeSurvivesAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife()

@@ -10,10 +10,6 @@ import (
 	"github.com/eosc-siesta/siestad/internal/door"
 )
 
-// challengeLife is how long the broker lets a nonce live. Its signed expiry minus this is the
-// broker's clock at the moment of the challenge, the only clock that the guest believes.
-const challengeLife = 120 * time.Second
-
 // session is one boot towards the broker: one HPKE key, one signing key, one lease at a
 // time.
 type session struct {
@@ -65,11 +61,14 @@ var errExpired = errors.New("the challenge ran out before the broker answered")
 // sealed box, if any, was made with.
 func (s *session) attempt(ctx context.Context, purpose door.Purpose) (door.Grant, []byte, error) {
 	req := door.ChallengeRequest{Workspace: s.line.Workspace, Generation: s.line.Generation, Purpose: purpose}
-	ch, err := retry(ctx, func() (door.Challenge, error) { return s.client.challenge(ctx, req) })
+	var asked time.Time
+	ch, err := retry(ctx, func() (door.Challenge, error) {
+		asked = time.Now() // whatever the broker did for this, it did later
+		return s.client.challenge(ctx, req)
+	})
 	if err != nil {
 		return door.Grant{}, nil, err
 	}
-	received := time.Now()
 	if err := door.VerifyChallenge(s.line.KeyHash, req, ch); err != nil {
 		return door.Grant{}, nil, err
 	}
@@ -91,7 +90,7 @@ func (s *session) attempt(ctx context.Context, purpose door.Purpose) (door.Grant
 	}
 	// The nonce is burnt by the first request that arrives. A lost answer is fetched by sending
 	// the very same request again, for as long as the challenge lives.
-	live, cancel := context.WithDeadline(ctx, received.Add(challengeLife))
+	live, cancel := context.WithDeadline(ctx, asked.Add(door.ChallengeLife))
 	defer cancel()
 	g, err := retry(live, func() (door.Grant, error) { return s.client.grant(live, ask) })
 	if err != nil && !isRefused(err) && live.Err() != nil {
@@ -108,9 +107,12 @@ func (s *session) attempt(ctx context.Context, purpose door.Purpose) (door.Grant
 	if err := errors.Join(err1, err2); err != nil {
 		return door.Grant{}, nil, err
 	}
-	asked := expires.Add(-challengeLife)
+	// The signed expiry of the nonce gives the broker's clock when it made the challenge, the only clock that the guest
+	// believes. Its times are whole seconds, cut off: it was made up to a second later than it says.
+	made := expires.Add(-door.ChallengeLife)
+	latest := made.Add(time.Second)
 	s.broker = ch.BrokerKey
-	s.lease = lease{id: g.Lease.ID, until: received.Add(until.Sub(asked)), renewAfter: received.Add(renew.Sub(asked)), granted: asked}
+	s.lease = lease{id: g.Lease.ID, until: asked.Add(until.Sub(latest)), renewAfter: asked.Add(renew.Sub(latest)), granted: made}
 	return g, door.GrantInfo(g.Context, req, ch.Nonce), nil
 }
 

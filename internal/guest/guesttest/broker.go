@@ -157,7 +157,7 @@ func (b *Broker) challenge(body []byte) (any, error) {
 		return nil, err
 	}
 	id := strings.ToLower(rand.Text())
-	ch := door.Challenge{Challenge: id, Nonce: make([]byte, door.NonceSize), ExpiresAt: door.FormatTime(b.Now().Add(2 * time.Minute))}
+	ch := door.Challenge{Challenge: id, Nonce: make([]byte, door.NonceSize), ExpiresAt: door.FormatTime(b.Now().Add(door.ChallengeLife))}
 	rand.Read(ch.Nonce)
 	door.SignChallenge(b.Key, req, &ch)
 	b.challenges[id] = issued{req, ch.Nonce}
