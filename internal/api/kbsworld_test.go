@@ -76,7 +76,7 @@ func (plainVerifier) Verify(ev attest.Evidence, _ attest.Collateral, pol attest.
 		return refuse(attest.CodeCollateral)
 	}
 	return &attest.Result{
-		TEE: ev.TEE, ReportID: [32]byte(ev.Report[0x140:]), ReportData: pol.ReportData, Measurement: [48]byte(ev.Report[0x90:]),
+		TEE: ev.TEE, Sent: ev.Certificates, ReportID: [32]byte(ev.Report[0x140:]), ReportData: pol.ReportData, Measurement: [48]byte(ev.Report[0x90:]),
 	}, nil
 }
 

@@ -1,6 +1,9 @@
 package attest
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // TEE names the kind of hardware that made the evidence.
 type TEE string
@@ -124,6 +127,8 @@ type Result struct {
 	// Simulated is true when the chain ends in a root made for a demonstration.
 	Simulated bool
 	Checks    []Check
+	// Sent is the leaf that was judged by, in DER, if it came with the evidence.
+	Sent []byte
 }
 
 // Refusal is the error of evidence that was judged and found wanting. Its text
@@ -139,8 +144,25 @@ type Refusal struct {
 	// Product is Result.Product as far as it was read. It is proved only if the
 	// checks of chain and signature passed.
 	Product string
+	// Sent is the leaf that was judged by, in DER, if it came with the evidence.
+	Sent []byte
 }
 
 func (r *Refusal) Error() string {
 	return fmt.Sprintf("evidence refused (%s): %s: %s", r.Code, r.Check, r.Detail)
+}
+
+// Judged is the evidence without what its verdict does not rest on: of the
+// certificates that came with it at most one is left, the leaf that it was judged
+// by. The verdict on what is left is the same. res and err are what Verify returned.
+func Judged(ev Evidence, res *Result, err error) Evidence {
+	ev.Certificates = nil
+	var refusal *Refusal
+	switch {
+	case err == nil && res != nil:
+		ev.Certificates = res.Sent
+	case errors.As(err, &refusal):
+		ev.Certificates = refusal.Sent
+	}
+	return ev
 }

@@ -38,6 +38,7 @@ type judgement struct {
 	col   Collateral
 	pol   Policy
 	at    time.Time
+	sent  []byte // the leaf, if it came with the evidence
 }
 
 // snp judges an SEV-SNP report. The result means something only if no check failed.
@@ -276,9 +277,11 @@ func (j *judgement) leaf(ev Evidence, r *spb.Report, signer uint32) *vcek {
 	if signer == signerVLEK {
 		registered = j.col.VLEKs
 	}
-	best := consider(registered)
+	best, sent := consider(registered), false
 	if best == nil {
+		known := first != nil
 		best = consider(splitCertificates(ev.Certificates))
+		sent = best != nil || !known
 	}
 	if best == nil {
 		best = first
@@ -286,6 +289,9 @@ func (j *judgement) leaf(ev Evidence, r *spb.Report, signer uint32) *vcek {
 	if best == nil {
 		j.fail(checkLeaf, "a certificate for this chip and TCB", "none", "no readable certificate of the chip came with the evidence or is registered")
 		return nil
+	}
+	if sent {
+		j.sent = best.cert.Raw
 	}
 	j.pass(checkLeaf, hex.EncodeToString(best.sum[:]))
 	return best

@@ -41,7 +41,9 @@ func guarded(cache *chainCache, panics *atomic.Uint64, ev Evidence, col Collater
 			// The panic value may quote evidence, so it goes nowhere.
 			panics.Add(1)
 			v.fail(checkLayout, "", "", "the evidence broke the reader")
-			res, err = nil, v.refusal()
+			r := v.refusal()
+			r.Sent = ev.Certificates // whatever broke it is in there
+			res, err = nil, r
 		}
 	}()
 	j := judgement{verdict: v, cache: cache, col: col, pol: pol, at: at}
@@ -58,11 +60,12 @@ func guarded(cache *chainCache, panics *atomic.Uint64, ev Evidence, col Collater
 	}
 	if v.failed || res == nil {
 		r := v.refusal()
+		r.Sent = j.sent
 		if res != nil {
 			r.Product = res.Product
 		}
 		return nil, r
 	}
-	res.Checks = v.checks
+	res.Checks, res.Sent = v.checks, j.sent
 	return res, nil
 }
