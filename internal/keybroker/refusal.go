@@ -1,6 +1,7 @@
 package keybroker
 
 import (
+	"crypto/rand"
 	"fmt"
 	"strings"
 
@@ -38,4 +39,7 @@ func (r *Refusal) Error() string {
 	return fmt.Sprintf("refused (%s), decision %s: %s", r.Code, r.ID, r.Detail)
 }
 
-func newID() string { return strings.ToLower(ulid.Make().String()) }
+// newID cannot be guessed from others: who could guess a challenge's could burn it.
+func newID() string {
+	return strings.ToLower(ulid.MustNew(ulid.Now(), rand.Reader).String())
+}
