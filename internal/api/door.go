@@ -58,7 +58,7 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, kindNotFound.because("There is no such lease."))
 		return
 	}
-	answer, err := s.cfg.Broker.Event(r.Context(), lease, e)
+	answer, err := s.cfg.Broker.Event(r.Context(), lease, e, peer(r))
 	s.doorAnswer(w, r, answer, err)
 }
 

@@ -483,7 +483,7 @@ func (b *fakeBroker) Grant(context.Context, door.GrantRequest, string) (door.Gra
 	return door.Grant{Signature: make([]byte, 64)}, b.err
 }
 
-func (b *fakeBroker) Event(_ context.Context, lease string, e door.Event) (door.EventAnswer, error) {
+func (b *fakeBroker) Event(_ context.Context, lease string, e door.Event, _ string) (door.EventAnswer, error) {
 	if lease != "lease1" {
 		return door.EventAnswer{}, errors.New("unexpected lease")
 	}

@@ -48,7 +48,7 @@ type Workspaces interface {
 type Broker interface {
 	Challenge(ctx context.Context, req door.ChallengeRequest, peer string) (door.Challenge, error)
 	Grant(ctx context.Context, req door.GrantRequest, peer string) (door.Grant, error)
-	Event(ctx context.Context, lease string, e door.Event) (door.EventAnswer, error)
+	Event(ctx context.Context, lease string, e door.Event, peer string) (door.EventAnswer, error)
 }
 
 // Config of a Server. All fields without a default are required.

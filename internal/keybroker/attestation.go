@@ -20,9 +20,11 @@ func (b *Broker) Attest(ctx context.Context, req door.GrantRequest, peer string)
 	if b.Tokens == nil {
 		return "", ErrNoTokens
 	}
-	if !b.limits.peerAllowed(peer) {
-		return "", b.anonymous(CodeRate, peer, "too many refused requests from this address")
+	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
+	if err != nil {
+		return "", err
 	}
+	defer leave()
 	a, err := b.consume(ctx, req)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", b.anonymous(CodeNonce, peer, "the challenge is unknown, used or expired")
@@ -30,10 +32,11 @@ func (b *Broker) Attest(ctx context.Context, req door.GrantRequest, peer string)
 	if err != nil {
 		return "", fmt.Errorf("consuming a challenge: %w", err)
 	}
-	if a.challenge.Purpose != door.Attest {
-		return "", b.anonymous(CodeBinding, peer, "the challenge is for something else than an attestation")
+	a.leave = leave
+	if err := b.fits(ctx, a, peer, door.Attest); err != nil {
+		return "", err
 	}
-	d, err := b.attest(ctx, a, nil)
+	d, err := b.attest(ctx, a, peer, nil)
 	if err != nil {
 		b.refusedGuest(a, peer, err)
 		return "", err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -110,8 +111,6 @@ type Config struct {
 	Lease time.Duration
 	// InitialiseLease is the lease of a guest that formats. It is short, so that a power cut then costs little. Default 2 minutes, or Lease if that is shorter.
 	InitialiseLease time.Duration
-	// ChallengeLife is how long a nonce may be used. Default and maximum 2 minutes.
-	ChallengeLife time.Duration
 	// Now is the clock by which certificates are judged. Default time.Now.
 	Now func() time.Time
 	// Host names the machine of a chip, so that machines can be frozen. Without it no machine has a name.
@@ -131,7 +130,10 @@ type Broker struct {
 	fetches   singleflight.Group
 	held      *bounded[collateralKey, heldCollateral]
 	limits    *limits
+	line      *line
 	aggregate *aggregate
+
+	challenged, opened atomic.Uint64 // challenges and sessions that were made; see clearEvery
 }
 
 type blobKey struct {
@@ -140,7 +142,7 @@ type blobKey struct {
 }
 
 const (
-	maxChallengeLife  = 2 * time.Minute
+	minLease          = 10 * time.Second // a guest rounds to seconds, and asks again after one
 	storeTimeout      = 10 * time.Second
 	checkpointTimeout = 15 * time.Second
 	janitorInterval   = time.Minute
@@ -156,9 +158,6 @@ func New(c Config) (*Broker, error) {
 	if c.InitialiseLease == 0 {
 		c.InitialiseLease = min(2*time.Minute, c.Lease)
 	}
-	if c.ChallengeLife == 0 {
-		c.ChallengeLife = maxChallengeLife
-	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -169,7 +168,7 @@ func New(c Config) (*Broker, error) {
 		return nil, errors.New("making the key broker: no broker key")
 	case !installationPattern.MatchString(c.Installation):
 		return nil, errors.New("making the key broker: the installation id is not 8 characters of a-z and 0-9")
-	case c.Lease < 2*time.Second || c.InitialiseLease < 2*time.Second || c.ChallengeLife < time.Second || c.ChallengeLife > maxChallengeLife:
+	case c.Lease < minLease || c.InitialiseLease < minLease:
 		return nil, errors.New("making the key broker: a duration is out of range")
 	}
 	return &Broker{
@@ -180,6 +179,7 @@ func New(c Config) (*Broker, error) {
 		stored:    newBounded[[32]byte, bool](16384),
 		held:      newBounded[collateralKey, heldCollateral](4096),
 		limits:    newLimits(c.Now),
+		line:      newLine(),
 		aggregate: newAggregate(),
 	}, nil
 }
@@ -212,10 +212,16 @@ func (b *Broker) sweep(ctx context.Context) error {
 			return fmt.Errorf("writing aggregated refusals: %w", err)
 		}
 	}
-	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_challenge WHERE expires_at < now() - interval '1 day'`); err != nil {
+	if err := b.clearIdle(ctx); err != nil {
+		return err
+	}
+	// What was granted is kept for a while, for answers that were lost. For a minute nothing is: see redeliver.
+	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_challenge WHERE expires_at < now() - interval '1 day'
+		OR expires_at < now() - interval '1 minute' AND outcome IS DISTINCT FROM 'granted'`); err != nil {
 		return fmt.Errorf("deleting old challenges: %w", err)
 	}
-	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_kbs_session WHERE expires_at < now() - interval '1 hour'`); err != nil {
+	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_kbs_session WHERE expires_at < now() - interval '1 hour'
+		OR expires_at < now() AND attested_at IS NULL`); err != nil {
 		return fmt.Errorf("deleting old sessions: %w", err)
 	}
 	return b.sweepSecrets(ctx)

@@ -12,15 +12,21 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
+	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/audit"
 	"github.com/eosc-siesta/siestad/internal/door"
 )
 
 // Challenge gives a guest a nonce to put into its report. peer is the address it is asked from.
+//
+// Anybody who knows a workspace may ask, so what is asked for must take nothing from the workspace's guest: no number of
+// challenges is the last, and those that nobody uses are cleared away (clearIdle).
 func (b *Broker) Challenge(ctx context.Context, req door.ChallengeRequest, peer string) (door.Challenge, error) {
-	if !b.limits.peerAllowed(peer) {
-		return door.Challenge{}, b.anonymous(CodeRate, peer, "too many refused requests from this address")
+	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer) && b.limits.challenge(req.Workspace, peer))
+	if err != nil {
+		return door.Challenge{}, err
 	}
+	defer leave()
 	if req.Purpose != door.Unlock && req.Purpose != door.Renew && req.Purpose != door.Attest {
 		return door.Challenge{}, b.anonymous(CodeBinding, peer, "purpose is not served")
 	}
@@ -31,10 +37,8 @@ func (b *Broker) Challenge(ctx context.Context, req door.ChallengeRequest, peer 
 	if code, why := t.refusal(req); code != "" {
 		return door.Challenge{}, b.anonymous(code, peer, why)
 	}
-	if !b.limits.challenge(req.Workspace) {
-		return door.Challenge{}, b.anonymous(CodeRate, peer, "too many challenges for this workspace")
-	}
 	if req.Purpose == door.Unlock {
+		leave() // a key store that is slow holds up nobody else
 		// The wrapped key is fetched now, so that the release makes no network call.
 		if _, err := b.blob(ctx, t.source); err != nil {
 			return door.Challenge{}, err
@@ -43,20 +47,38 @@ func (b *Broker) Challenge(ctx context.Context, req door.ChallengeRequest, peer 
 	c := door.Challenge{Challenge: newID(), Nonce: make([]byte, door.NonceSize)}
 	_, _ = rand.Read(c.Nonce)
 	var expires time.Time
-	err = b.DB.QueryRow(ctx, `INSERT INTO broker_challenge (id, nonce, workspace, generation, epoch, purpose, expires_at)
-		SELECT $1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7)
-		WHERE (SELECT count(*) FROM broker_challenge WHERE workspace = $3 AND used_at IS NULL AND expires_at > now()) < $8
-		RETURNING expires_at`,
-		c.Challenge, c.Nonce, req.Workspace, req.Generation, t.armEpoch, string(req.Purpose), b.ChallengeLife.Seconds(), maxOutstanding).Scan(&expires)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return door.Challenge{}, b.anonymous(CodeRate, peer, "too many unused challenges for this workspace")
-	}
-	if err != nil {
+	if err := b.DB.QueryRow(ctx, `INSERT INTO broker_challenge (id, nonce, workspace, generation, epoch, purpose, peer, expires_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(secs => $8)) RETURNING expires_at`,
+		c.Challenge, c.Nonce, req.Workspace, req.Generation, t.armEpoch, string(req.Purpose), peer, door.ChallengeLife.Seconds()).Scan(&expires); err != nil {
 		return door.Challenge{}, fmt.Errorf("storing a challenge for workspace %s: %w", req.Workspace, err)
+	}
+	if b.challenged.Add(1)%clearEvery == 0 {
+		if err := b.clearIdle(ctx); err != nil {
+			return door.Challenge{}, err
+		}
 	}
 	c.ExpiresAt = door.FormatTime(expires)
 	door.SignChallenge(b.Key, req, &c)
 	return c, nil
+}
+
+// clearIdle deletes challenges that were not used, or used and refused, and sessions that were not attested, beyond a
+// number: the newest of each asker is kept before the second newest of any, and so on. An asker that holds few loses none
+// for what others hold; whoever holds many loses his own oldest. What is deleted is refused like what never was.
+func (b *Broker) clearIdle(ctx context.Context) error {
+	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_challenge WHERE (used_at IS NULL OR outcome = 'refused') AND id IN (
+		SELECT id FROM (SELECT id, expires_at, row_number() OVER (PARTITION BY workspace, peer ORDER BY expires_at DESC) AS nth
+			FROM broker_challenge WHERE used_at IS NULL OR outcome = 'refused') idle
+		ORDER BY nth, expires_at DESC OFFSET $1)`, maxIdleChallenges); err != nil {
+		return fmt.Errorf("deleting idle challenges: %w", err)
+	}
+	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_kbs_session WHERE attested_at IS NULL AND id IN (
+		SELECT id FROM (SELECT id, expires_at, row_number() OVER (PARTITION BY peer ORDER BY expires_at DESC) AS nth
+			FROM broker_kbs_session WHERE attested_at IS NULL) idle
+		ORDER BY nth, expires_at DESC OFFSET $1)`, maxIdleSessions); err != nil {
+		return fmt.Errorf("deleting idle sessions: %w", err)
+	}
+	return nil
 }
 
 // target is what a challenge is asked for, as the database has it.
@@ -153,11 +175,11 @@ func hashMatches(blob, want []byte) bool {
 func (b *Broker) foreignBlob(ctx context.Context, s source, why string) error {
 	b.Logger.Error("the wrapped key is not the recorded one", zap.String("workspace", s.workspace), zap.String("site", s.site))
 	r := &Refusal{ID: newID(), Code: CodeKeyBlob, Detail: why}
-	if !b.limits.record(s.workspace) {
-		b.aggregate.add(r.Code)
-		return r
-	}
 	if s.object != "" {
+		if !b.limits.record(s.workspace, false) {
+			b.aggregate.add(r.Code)
+			return r
+		}
 		_, err := b.Log.Refuse(ctx, audit.Entry{
 			Actor: systemActor, Action: "secret.open", Object: s.object, Outcome: audit.Refused, Code: r.Code, Details: map[string]any{"decision": r.ID},
 		})
@@ -170,6 +192,12 @@ func (b *Broker) foreignBlob(ctx context.Context, s source, why string) error {
 		return err
 	}
 	return r
+}
+
+// Unreadable counts a request that could not be parsed.
+func (b *Broker) Unreadable(peer string) {
+	b.limits.peerRefused(peer)
+	b.aggregate.add(attest.CodeFormat)
 }
 
 // anonymous refuses somebody who has proved nothing: counted, not stored.

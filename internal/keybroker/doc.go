@@ -22,6 +22,9 @@
 //     and never as, or in place of, a volume key: the two kinds of envelope do not open as each other (docs/adr/0012).
 //  9. A token about an attestation releases nothing by itself: it names a session, which must live.
 //
+// What strangers ask for takes nothing from a workspace's guest: no limit that they can spend is one that it is refused for.
+// What they leave behind, and what a guest can do, is bounded (limits.go).
+//
 // # Order of locks
 //
 // Arm, volume, the gate of the roots, key, lease, secret, then what Facts locks. Every transaction here takes them in this order.

@@ -24,19 +24,25 @@ type holder struct {
 }
 
 // Event records what a guest says about itself, signed with the key of its lease. Numbers only grow; the same event
-// again gets the same answer. The answer to `formatted` is the broker's word that the header's hash is on record.
-func (b *Broker) Event(ctx context.Context, lease string, e door.Event) (door.EventAnswer, error) {
+// again gets the same answer, and no number is above maxEvents: a guest has few stages. The answer to `formatted` is the broker's word that the header's hash is on record.
+func (b *Broker) Event(ctx context.Context, lease string, e door.Event, peer string) (door.EventAnswer, error) {
+	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
+	if err != nil {
+		return door.EventAnswer{}, err
+	}
+	defer leave()
 	var h holder
-	err := b.DB.QueryRow(ctx, `SELECT workspace, signing_key FROM broker_lease WHERE id = $1`, lease).Scan(&h.workspace, &h.signingKey)
+	err = b.DB.QueryRow(ctx, `SELECT workspace, signing_key FROM broker_lease WHERE id = $1`, lease).Scan(&h.workspace, &h.signingKey)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return door.EventAnswer{}, b.anonymous(CodeLease, "", "no such lease")
+		return door.EventAnswer{}, b.anonymous(CodeLease, peer, "no such lease")
 	}
 	if err != nil {
 		return door.EventAnswer{}, fmt.Errorf("looking up lease %s: %w", lease, err)
 	}
 	if door.VerifyEvent(ed25519.PublicKey(h.signingKey), lease, e) != nil {
-		return door.EventAnswer{}, b.anonymous(CodeBinding, "", "the event is not signed by the holder of the lease")
+		return door.EventAnswer{}, b.anonymous(CodeBinding, peer, "the event is not signed by the holder of the lease")
 	}
+	leave()
 	var refused *Refusal
 	err = postgres.InTx(ctx, b.DB, func(tx pgx.Tx) error {
 		refused = nil
@@ -76,6 +82,8 @@ func (b *Broker) event(ctx context.Context, tx pgx.Tx, lease string, e door.Even
 	ending := gaveUp(e.Stage)
 	code, why := "", ""
 	switch {
+	case e.Seq > maxEvents:
+		code, why = CodeRate, "too many events of one lease"
 	case e.Seq <= h.seq:
 		code, why = CodeBinding, "the event's number is not above the last"
 	case gaveUp(door.Stage(h.stage)) || !h.live && !ending: // that it stopped is good to know even of a lease that we ended
@@ -92,7 +100,7 @@ func (b *Broker) event(ctx context.Context, tx pgx.Tx, lease string, e door.Even
 	var refused *Refusal
 	if code != "" {
 		refused, outcome = &Refusal{ID: newID(), Code: code, Detail: why}, audit.Refused
-		if !b.limits.record(h.workspace) {
+		if !b.limits.record(h.workspace, true) {
 			b.aggregate.add(code)
 			return refused, nil
 		}
@@ -109,6 +117,9 @@ func (b *Broker) event(ctx context.Context, tx pgx.Tx, lease string, e door.Even
 	})
 	return refused, err
 }
+
+// maxEvents is how many entries of the audit log the events of one lease can make. An honest guest has four or five.
+const maxEvents = 64
 
 // gaveUp: the guest has closed its disk and forgets the key.
 func gaveUp(s door.Stage) bool { return s == door.Failed || s == door.Stopping }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -46,7 +47,9 @@ type attempt struct {
 	version    int
 
 	evidence   attest.Evidence
+	judged     attest.Evidence // of evidence, what the verdict rests on: all that is kept
 	reportData [64]byte
+	leave      func() // the line, once the evidence is judged; see admit
 	collateral heldCollateral
 	judgedAt   time.Time
 	result     *attest.Result
@@ -57,23 +60,26 @@ type attempt struct {
 // Order: the nonce is consumed; the evidence is judged; one transaction reads the facts and writes decision, lease and
 // audit entry; the entry comes under a signed checkpoint; then the answer is signed and leaves.
 func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) (door.Grant, error) {
-	if !b.limits.peerAllowed(peer) {
-		return door.Grant{}, b.anonymous(CodeRate, peer, "too many refused requests from this address")
+	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
+	if err != nil {
+		return door.Grant{}, err
 	}
+	defer leave()
 	sealTo, err := door.ParseKey(req.HPKE)
 	if err != nil {
 		return door.Grant{}, b.anonymous(CodeBinding, peer, "the HPKE key is not valid")
 	}
 	a, err := b.consume(ctx, req)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return b.redeliver(ctx, req, peer)
+		return b.redeliver(ctx, req, peer, leave)
 	}
 	if err != nil {
 		return door.Grant{}, fmt.Errorf("consuming a challenge: %w", err)
 	}
 	// From here on the nonce is burnt, whatever happens.
-	if a.challenge.Purpose != door.Unlock && a.challenge.Purpose != door.Renew {
-		return door.Grant{}, b.anonymous(CodeBinding, peer, "the challenge is for something else than a grant")
+	a.leave = leave
+	if err := b.fits(ctx, a, peer, door.Unlock, door.Renew); err != nil {
+		return door.Grant{}, err
 	}
 	a.sealTo = sealTo
 	g, err := b.decide(ctx, a)
@@ -86,6 +92,31 @@ func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) 
 		b.Logger.Warn("guest refused", zap.String("workspace", a.challenge.Workspace), zap.String("code", refused.Code), zap.String("decision", refused.ID))
 	}
 	return g, err
+}
+
+// fits refuses, once the nonce is burnt, what nothing would judge: a challenge that was made for something else, and
+// evidence that holds more than its kind can. It is counted, and not a byte of it is kept.
+func (b *Broker) fits(ctx context.Context, a *attempt, peer string, purposes ...door.Purpose) error {
+	code, why := "", ""
+	switch {
+	case !slices.Contains(purposes, a.challenge.Purpose):
+		code, why = CodeBinding, "the challenge is for something else"
+	case a.evidence.TEE != attest.SEVSNP && a.evidence.TEE != attest.TDX:
+		code, why = attest.CodeFormat, "this kind of evidence is not known"
+	case a.evidence.TEE == attest.SEVSNP && len(a.evidence.EventLog) > 0:
+		code, why = attest.CodeEventLog, "an SEV-SNP report has no event log"
+	default:
+		return nil
+	}
+	return b.refuseUnkept(ctx, a, peer, code, why)
+}
+
+// refuseUnkept refuses a grant whose nonce is burnt and of which nothing is kept but a count.
+func (b *Broker) refuseUnkept(ctx context.Context, a *attempt, peer, code, why string) error {
+	if _, err := b.DB.Exec(ctx, `UPDATE broker_challenge SET outcome = 'refused' WHERE id = $1`, a.req.Challenge); err != nil {
+		return fmt.Errorf("closing a challenge: %w", err)
+	}
+	return b.anonymous(code, peer, why)
 }
 
 const attemptColumns = `c.nonce, c.workspace, c.generation, c.purpose, c.epoch, v.project, v.site, coalesce(v.secret_id, ''),
@@ -152,6 +183,10 @@ func (b *Broker) judge(ctx context.Context, a *attempt) error {
 	a.collateral = b.hold(a.evidence, collateral)
 	a.judgedAt = b.Now().UTC().Truncate(time.Microsecond) // as it is stored: a replay judges at the very same time
 	a.result, err = b.Verifier.Verify(a.evidence, collateral, policy, a.judgedAt)
+	a.judged = attest.Judged(a.evidence, a.result, err)
+	if a.leave != nil {
+		a.leave()
+	}
 	return err
 }
 
@@ -212,8 +247,12 @@ func (b *Broker) decide(ctx context.Context, a *attempt) (door.Grant, error) {
 	return b.answer(a, d, receipt), nil
 }
 
-// await waits for the checkpoint over an entry, but not for ever: a guest that is told to ask again gets the same answer later.
+// await waits for the checkpoint over an entry, but not for ever: a guest that is told to ask again gets the same answer
+// later. A refusal that is only counted has no entry, and is not waited for.
 func (b *Broker) await(ctx context.Context, id audit.ID) (audit.Receipt, error) {
+	if id == 0 {
+		return audit.Receipt{}, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
 	return b.Log.Wait(ctx, id)
@@ -265,7 +304,7 @@ func (b *Broker) host(site, chip string) string {
 // redeliver answers a challenge that is used: the same guest with the same keys gets the same bytes until it has said
 // that it has them, and for as long as every fact holds. The evidence is judged again, for it is the evidence that says
 // who asks.
-func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, peer string) (door.Grant, error) {
+func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, peer string, leave func()) (door.Grant, error) {
 	var busy bool
 	var d decision
 	var request, policy []byte
@@ -290,6 +329,7 @@ func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, peer stri
 	if err != nil {
 		return door.Grant{}, fmt.Errorf("reading a used challenge: %w", err)
 	}
+	a.leave = leave
 	var verdict *attest.Refusal
 	if err := b.judge(ctx, a); err != nil && !errors.As(err, &verdict) {
 		return door.Grant{}, fmt.Errorf("judging a guest of workspace %s again: %w", a.challenge.Workspace, err)
@@ -345,8 +385,8 @@ func (b *Broker) mayLeaveAgain(ctx context.Context, a *attempt, lease string) er
 
 // remember notes which blobs are stored, so that the next decision does not send them again.
 func (b *Broker) remember(a *attempt) {
-	if n := len(a.evidence.Certificates); n > 0 {
-		b.stored.put(sha256.Sum256(a.evidence.Certificates), true)
+	if n := len(a.judged.Certificates); n > 0 {
+		b.stored.put(sha256.Sum256(a.judged.Certificates), true)
 	}
 	b.stored.put(a.collateral.digest, true)
 }

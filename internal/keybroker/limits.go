@@ -1,23 +1,28 @@
 package keybroker
 
 import (
+	"context"
 	"sync"
 	"time"
 
 	"github.com/eosc-siesta/siestad/internal/audit"
 )
 
-// Rates. A genuine guest makes no mistakes, so a peer pays only for refusals and a whole site behind one address is not
-// slowed down. What a workspace pays bounds the rows and the work that somebody who knows its id can cause.
+// Rates. What an address spends beyond them costs it time and nothing else (see line), for a whole site may share it with a
+// stranger, and a workspace's id is no secret. What a workspace is refused for, only evidence that was judged good can spend.
 const (
-	peerBurst, peerEvery           = 60, time.Second
-	workspaceBurst, workspaceEvery = 32, 2 * time.Second
-	recordBurst, recordEvery       = 30, time.Minute
-	sessionBurst, sessionEvery     = 300, 100 * time.Millisecond // a site's guests may share an address
-	secretBurst, secretEvery       = 64, time.Second
+	peerBurst, peerEvery           = 60, time.Second             // refusals of an address
+	challengeBurst, challengeEvery = 32, 2 * time.Second         // challenges of a workspace for an address
+	sessionBurst, sessionEvery     = 300, 100 * time.Millisecond // sessions of /kbs/v0 for an address
+	leaseBurst, leaseEvery         = 60, 10 * time.Second        // grants of a workspace; more often where leases are short
+	attestBurst, attestEvery       = 30, 10 * time.Second        // tokens of a workspace
+	secretBurst, secretEvery       = 64, time.Second             // secrets of a workspace
+	recordBurst, recordEvery       = 30, time.Minute             // refusals of a workspace that are kept
 	maxBuckets                     = 16384
-	maxOutstanding                 = 16   // unused challenges of a workspace at one time
-	maxSessions                    = 8192 // unused sessions of /kbs/v0 at one time, of everybody
+	maxIdleChallenges              = 16384 // rows of challenges that were not granted, of everybody
+	maxIdleSessions                = 8192  // the same of sessions that were not attested
+	clearEvery                     = 256   // made by this process, until the idle ones are cleared away again
+	linePlaces, lineLength         = 2, 256
 )
 
 type bucket struct {
@@ -29,17 +34,19 @@ type bucket struct {
 type limits struct {
 	now        func() time.Time
 	mu         sync.Mutex
-	peers      map[string]bucket // paid by refusals
-	workspaces map[string]bucket // paid by challenges
-	records    map[string]bucket // paid by refusals kept with their evidence
-	sessions   map[string]bucket // paid by the sessions that a peer opens
-	secrets    map[string]bucket // paid by the secrets that a workspace asks for
+	peers      map[string]bucket
+	challenges map[string]bucket
+	sessions   map[string]bucket
+	leases     map[string]bucket
+	attests    map[string]bucket
+	secrets    map[string]bucket
+	records    map[string]bucket
 }
 
 func newLimits(now func() time.Time) *limits {
 	return &limits{
-		now: now, peers: map[string]bucket{}, workspaces: map[string]bucket{}, records: map[string]bucket{},
-		sessions: map[string]bucket{}, secrets: map[string]bucket{},
+		now: now, peers: map[string]bucket{}, challenges: map[string]bucket{}, sessions: map[string]bucket{}, leases: map[string]bucket{},
+		attests: map[string]bucket{}, secrets: map[string]bucket{}, records: map[string]bucket{},
 	}
 }
 
@@ -75,21 +82,71 @@ func (l *limits) peerAllowed(peer string) bool {
 	return l.take(l.peers, peer, peerBurst, peerEvery, 0)
 }
 func (l *limits) peerRefused(peer string) { l.take(l.peers, peer, peerBurst, peerEvery, 1) }
-func (l *limits) challenge(workspace string) bool {
-	return l.take(l.workspaces, workspace, workspaceBurst, workspaceEvery, 1)
+
+func (l *limits) challenge(workspace, peer string) bool {
+	return l.take(l.challenges, workspace+" "+peer, challengeBurst, challengeEvery, 1)
 }
 
-// session is paid in advance, other than a challenge: it names no workspace that could be held to it.
 func (l *limits) session(peer string) bool {
 	return l.take(l.sessions, peer, sessionBurst, sessionEvery, 1)
+}
+
+// lease is paid by unlocks and renewals. life is the shortest that a lease has: an honest guest renews it twice.
+func (l *limits) lease(workspace string, life time.Duration) bool {
+	return l.take(l.leases, workspace, leaseBurst, min(leaseEvery, life/8), 1)
+}
+
+func (l *limits) attest(workspace string) bool {
+	return l.take(l.attests, workspace, attestBurst, attestEvery, 1)
 }
 
 func (l *limits) secret(workspace string) bool {
 	return l.take(l.secrets, workspace, secretBurst, secretEvery, 1)
 }
 
-func (l *limits) record(workspace string) bool {
+// record is whether a refusal is kept with its evidence. Guests that have proved themselves have a bucket of their own,
+// which nobody can empty who has only heard of the workspace.
+func (l *limits) record(workspace string, proved bool) bool {
+	if proved {
+		workspace += " proved"
+	}
 	return l.take(l.records, workspace, recordBurst, recordEvery, 1)
+}
+
+// line is where requests wait whose address has spent its credit. They are not refused for it: they take turns in the order
+// in which they came, so that what a stranger can take from those who share his address is a share of these places.
+type line struct{ waiting, places chan struct{} }
+
+func newLine() *line {
+	return &line{waiting: make(chan struct{}, lineLength), places: make(chan struct{}, linePlaces)}
+}
+
+// enter returns once there is a place; leave gives it back, and may be called more than once. It is nil if too many wait.
+func (l *line) enter(ctx context.Context) (leave func()) {
+	select {
+	case l.waiting <- struct{}{}:
+	default:
+		return nil
+	}
+	defer func() { <-l.waiting }()
+	select {
+	case l.places <- struct{}{}:
+		return sync.OnceFunc(func() { <-l.places })
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// admit lets a request in: at once with credit, after its turn without. What is behind it finds out whether the caller is
+// somebody; leave is called as soon as that is known.
+func (b *Broker) admit(ctx context.Context, peer string, credit bool) (leave func(), err error) {
+	if credit {
+		return func() {}, nil
+	}
+	if leave = b.line.enter(ctx); leave == nil {
+		return nil, b.anonymous(CodeRate, peer, "too many requests wait")
+	}
+	return leave, nil
 }
 
 // aggregate counts the refusals that leave no rows of their own, to be written as one entry a minute.

@@ -59,6 +59,11 @@ func (b *Broker) release(ctx context.Context, a *attempt, keys volumeKeys) (deci
 			return err
 		}
 		checks, code := judgeFacts(a, s, facts)
+		// Only the guest that everything is right with spends what its workspace is granted.
+		if code == "" && a.secret == nil && !b.limits.lease(a.challenge.Workspace, b.InitialiseLease) {
+			code = CodeRate
+			checks = append(checks, attest.Check{Name: "rate", Status: attest.Failed, Code: code, Source: fromBroker, Got: "more grants than a guest needs"})
+		}
 		if code != "" {
 			return b.refuse(ctx, tx, a, &d, s, checks, code)
 		}
@@ -288,7 +293,7 @@ func (b *Broker) renew(ctx context.Context, tx *postgres.Batches, a *attempt, d 
 	return b.writeDecision(ctx, tx, a, d, batch, "renewed", "", checks)
 }
 
-// refuse writes a refusal of genuine evidence. A second boot suspends the generation: renewals of the first are refused
+// refuse writes a refusal of genuine evidence, beyond a rate only into the count of refusals. A second boot, always written, suspends the generation: renewals of the first are refused
 // from then on, so that its lease dies and a person can look.
 func (b *Broker) refuse(ctx context.Context, tx *postgres.Batches, a *attempt, d *decision, s standing, checks []attest.Check, code string) error {
 	second := false
@@ -302,6 +307,11 @@ func (b *Broker) refuse(ctx context.Context, tx *postgres.Batches, a *attempt, d
 	}
 	d.refusal = &Refusal{ID: d.id, Code: code, Detail: failedNames(checks), Checks: checks}
 	batch := &pgx.Batch{}
+	if !second && !b.limits.record(a.challenge.Workspace, true) {
+		b.aggregate.add(code)
+		batch.Queue(`UPDATE broker_challenge SET outcome = 'refused' WHERE id = $1`, a.req.Challenge)
+		return tx.Commit(ctx, batch)
+	}
 	if second {
 		b.Logger.Error("generation suspended after a second boot", zap.String("workspace", a.challenge.Workspace), zap.Int("generation", a.challenge.Generation))
 		batch.Queue(`UPDATE broker_arm SET state = 'suspended', reason = 'a second guest booted that nobody had asked for', changed_at = now()
@@ -325,7 +335,7 @@ func (b *Broker) refuse(ctx context.Context, tx *postgres.Batches, a *attempt, d
 func (b *Broker) refuseEvidence(ctx context.Context, a *attempt, verdict *attest.Refusal) error {
 	d := decision{id: newID()}
 	r := &Refusal{ID: d.id, Code: verdict.Code, Detail: verdict.Detail, Checks: verdict.Checks}
-	if !b.limits.record(a.challenge.Workspace) {
+	if !b.limits.record(a.challenge.Workspace, false) {
 		b.aggregate.add(r.Code)
 		if _, err := b.DB.Exec(ctx, `UPDATE broker_challenge SET outcome = 'refused' WHERE id = $1`, a.req.Challenge); err != nil {
 			return fmt.Errorf("closing a challenge: %w", err)
@@ -349,8 +359,12 @@ func (b *Broker) refuseEvidence(ctx context.Context, a *attempt, verdict *attest
 	return r
 }
 
-// refuseWithoutEvidence records a refusal whose cause is on our side of the door.
+// refuseWithoutEvidence records a refusal whose cause is on our side of the door, at a bounded rate.
 func (b *Broker) refuseWithoutEvidence(ctx context.Context, workspace string, r *Refusal) error {
+	if !b.limits.record(workspace, false) {
+		b.aggregate.add(r.Code)
+		return nil
+	}
 	_, err := b.Log.Refuse(ctx, audit.Entry{
 		Actor: guestActor(workspace), Action: "key.release", Object: object(workspace),
 		Outcome: audit.Refused, Code: r.Code, Details: map[string]any{"decision": r.ID},
@@ -364,7 +378,7 @@ func (b *Broker) refuseWithoutEvidence(ctx context.Context, workspace string, r 
 func (b *Broker) entry(a *attempt, d *decision, action string, outcome audit.Outcome, code string) audit.Entry {
 	details := map[string]any{
 		"decision": d.id, "generation": a.challenge.Generation, "epoch": a.epoch,
-		"evidence": hexOf(evidenceDigest(a.evidence)), "policy": hexOf(a.policyHash[:]), "collateral": a.collateral.digest.String(),
+		"evidence": hexOf(evidenceDigest(a.judged)), "policy": hexOf(a.policyHash[:]), "collateral": a.collateral.digest.String(),
 	}
 	if d.lease != "" {
 		details["lease"] = d.lease
@@ -422,7 +436,7 @@ func (b *Broker) queueDecision(a *attempt, d *decision, batch *pgx.Batch, outcom
 	}
 	keep(a.policyBody)
 	a.collateral.keep(b, batch)
-	report, certificates, log := keep(a.evidence.Report), keep(a.evidence.Certificates), keep(a.evidence.EventLog)
+	report, certificates, log := keep(a.judged.Report), keep(a.judged.Certificates), keep(a.judged.EventLog)
 	var lease, secret *string
 	challengeOutcome := "refused"
 	if outcome != "refused" {
@@ -438,7 +452,7 @@ func (b *Broker) queueDecision(a *attempt, d *decision, batch *pgx.Batch, outcom
 			event_log, policy, collateral, report_data, judged_at, lease, secret, entry)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)`,
 		d.id, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.req.Challenge, string(a.challenge.Purpose), outcome, code, list,
-		string(a.evidence.TEE), report, certificates, log, a.policyHash[:], a.collateral.digest[:], a.reportData[:], a.judgedAt, lease, secret, d.entry)
+		string(a.judged.TEE), report, certificates, log, a.policyHash[:], a.collateral.digest[:], a.reportData[:], a.judgedAt, lease, secret, d.entry)
 	batch.Queue(`UPDATE broker_challenge SET outcome = $2 WHERE id = $1`, a.req.Challenge, challengeOutcome)
 	return nil
 }

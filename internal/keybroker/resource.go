@@ -35,10 +35,12 @@ func (b *Broker) SessionSecret(ctx context.Context, who Bearer, r kbs.Resource, 
 	if b.Tokens == nil {
 		return nil, ErrNoTokens
 	}
-	if !b.limits.peerAllowed(peer) {
-		return nil, b.anonymous(CodeRate, peer, "too many refused requests from this address")
+	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
+	if err != nil {
+		return nil, err
 	}
 	a, key, err := b.resume(ctx, who)
+	leave()
 	if err != nil {
 		if errors.Is(err, ErrNoSession) {
 			b.limits.peerRefused(peer)
@@ -151,7 +153,7 @@ func (b *Broker) releaseSecret(ctx context.Context, a *attempt, key kbs.TEEKey, 
 // the same answer for all three, and audited like any refusal.
 func (b *Broker) absentSecret(ctx context.Context, a *attempt, r kbs.Resource) error {
 	absent := fmt.Errorf("%w: %s for workspace %s", ErrNoSecret, r, a.challenge.Workspace)
-	if !b.limits.record(a.challenge.Workspace) {
+	if !b.limits.record(a.challenge.Workspace, true) {
 		b.aggregate.add(CodeSecret)
 		return absent
 	}

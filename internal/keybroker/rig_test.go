@@ -257,7 +257,7 @@ func (g *guest) open(c door.Challenge, req door.ChallengeRequest, answer door.Gr
 func (g *guest) event(lease string, seq int, stage door.Stage, header string) (door.EventAnswer, error) {
 	e := door.Event{Seq: seq, Stage: stage, HeaderHash: header}
 	door.SignEvent(g.sign, lease, &e)
-	a, err := g.r.broker.Event(context.Background(), lease, e)
+	a, err := g.r.broker.Event(context.Background(), lease, e, "192.0.2.1")
 	if err == nil && stage == door.Formatted {
 		if err := door.VerifyAck(g.r.broker.Key.Public().(ed25519.PublicKey), lease, e, a); err != nil {
 			g.r.t.Fatal(err)

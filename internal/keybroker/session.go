@@ -34,29 +34,30 @@ type Session struct {
 	Challenge kbs.Challenge
 }
 
-// OpenSession answers POST /kbs/v0/auth. Nobody is known yet, so a peer pays for each.
+// OpenSession answers POST /kbs/v0/auth. Nobody is known yet, and nobody is refused: what is not put to use is cleared
+// away, see clearIdle.
 func (b *Broker) OpenSession(ctx context.Context, req kbs.Request, peer string) (Session, error) {
 	if b.Tokens == nil {
 		return Session{}, ErrNoTokens
 	}
-	if !b.limits.peerAllowed(peer) || !b.limits.session(peer) {
-		return Session{}, b.anonymous(CodeRate, peer, "too many sessions for this address")
+	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer) && b.limits.session(peer))
+	if err != nil {
+		return Session{}, err
 	}
+	defer leave()
 	var nonce [32]byte
 	_, _ = rand.Read(nonce[:])
 	s := Session{Cookie: newCookie(), Challenge: kbs.Challenge{Nonce: kbs.NonceText(nonce), Hash: choose(req.Hashes)}}
 	cookie := sha256.Sum256([]byte(s.Cookie))
-	// The count stops at its bound, so that asking costs the same whatever is there.
-	err := b.DB.QueryRow(ctx, `INSERT INTO broker_kbs_session (id, cookie, nonce, tee, hash, expires_at)
-		SELECT $1, $2, $3, $4, $5, now() + make_interval(secs => $6)
-		WHERE (SELECT count(*) FROM (SELECT FROM broker_kbs_session WHERE used_at IS NULL AND expires_at > now() LIMIT $7) open) < $7
-		RETURNING expires_at`,
-		newID(), cookie[:], nonce[:], req.TEE, string(s.Challenge.Hash), sessionLife.Seconds(), maxSessions).Scan(&s.ExpiresAt)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return Session{}, b.anonymous(CodeRate, peer, "too many unused sessions")
-	}
-	if err != nil {
+	if err := b.DB.QueryRow(ctx, `INSERT INTO broker_kbs_session (id, cookie, nonce, tee, hash, peer, expires_at)
+		VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7)) RETURNING expires_at`,
+		newID(), cookie[:], nonce[:], req.TEE, string(s.Challenge.Hash), peer, sessionLife.Seconds()).Scan(&s.ExpiresAt); err != nil {
 		return Session{}, fmt.Errorf("storing a session: %w", err)
+	}
+	if b.opened.Add(1)%clearEvery == 0 {
+		if err := b.clearIdle(ctx); err != nil {
+			return Session{}, err
+		}
 	}
 	return s, nil
 }
@@ -94,13 +95,15 @@ func (b *Broker) AttestSession(ctx context.Context, cookie string, body []byte, 
 	if b.Tokens == nil {
 		return "", ErrNoTokens
 	}
-	if !b.limits.peerAllowed(peer) {
-		return "", b.anonymous(CodeRate, peer, "too many refused requests from this address")
+	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
+	if err != nil {
+		return "", err
 	}
+	defer leave()
 	h := handshake{}
 	hash := sha256.Sum256([]byte(cookie))
 	var nonce []byte
-	err := b.DB.QueryRow(ctx, `UPDATE broker_kbs_session SET used_at = now()
+	err = b.DB.QueryRow(ctx, `UPDATE broker_kbs_session SET used_at = now()
 		WHERE cookie = $1 AND used_at IS NULL AND expires_at > now() RETURNING id, tee, nonce, hash`, hash[:]).Scan(&h.id, &h.tee, &nonce, &h.hash)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", b.anonymous(CodeNonce, peer, "the session is unknown, used or expired")
@@ -111,10 +114,13 @@ func (b *Broker) AttestSession(ctx context.Context, cookie string, body []byte, 
 	h.nonce = [32]byte(nonce)
 	a, key, err := b.readAttestation(ctx, h, body, peer)
 	if err != nil {
-		b.limits.peerRefused(peer)
+		if errors.As(err, new(*kbs.Error)) {
+			b.Unreadable(peer)
+		}
 		return "", err
 	}
-	d, err := b.attest(ctx, a, func(batch *pgx.Batch, d decision) {
+	a.leave = leave
+	d, err := b.attest(ctx, a, peer, func(batch *pgx.Batch, d decision) {
 		digest := func(body []byte) []byte {
 			if len(body) == 0 {
 				return nil
@@ -126,7 +132,7 @@ func (b *Broker) AttestSession(ctx context.Context, cookie string, body []byte, 
 		batch.Queue(`UPDATE broker_kbs_session SET attested_at = now(), expires_at = now() + make_interval(secs => $2), workspace = $3, generation = $4, epoch = $5,
 				tee_key = $6, decision = $7, report_data = $8, report = $9, certificates = $10, event_log = $11 WHERE id = $1`,
 			h.id, sessionLife.Seconds(), a.challenge.Workspace, a.challenge.Generation, a.epoch,
-			string(key.JSON()), d.id, a.reportData[:], digest(a.evidence.Report), digest(a.evidence.Certificates), digest(a.evidence.EventLog))
+			string(key.JSON()), d.id, a.reportData[:], digest(a.judged.Report), digest(a.judged.Certificates), digest(a.judged.EventLog))
 	})
 	if err != nil {
 		b.refusedGuest(a, peer, err)
@@ -202,13 +208,16 @@ func (b *Broker) token(a *attempt, d decision, nonce, tee string, key json.RawMe
 
 // attest judges evidence and writes the decision, with what more queues, in one transaction. Nothing is released: the
 // facts about people are not asked, and hold no token back.
-func (b *Broker) attest(ctx context.Context, a *attempt, more func(batch *pgx.Batch, d decision)) (decision, error) {
+func (b *Broker) attest(ctx context.Context, a *attempt, peer string, more func(batch *pgx.Batch, d decision)) (decision, error) {
 	if err := b.judge(ctx, a); err != nil {
 		var verdict *attest.Refusal
 		if !errors.As(err, &verdict) {
 			return decision{}, fmt.Errorf("judging a guest of workspace %s: %w", a.challenge.Workspace, err)
 		}
 		return decision{}, b.refuseEvidence(ctx, a, verdict)
+	}
+	if !b.limits.attest(a.challenge.Workspace) {
+		return decision{}, b.refuseUnkept(ctx, a, peer, CodeRate, "too many attestations of this workspace")
 	}
 	var d decision
 	err := postgres.InTx(ctx, b.DB, func(tx pgx.Tx) error {

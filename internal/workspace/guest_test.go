@@ -153,7 +153,7 @@ func (m *machine) run(ctx context.Context) error {
 		if stage == door.Stopping {
 			ctx = context.WithoutCancel(ctx)
 		}
-		_, err := m.rig.broker.Event(ctx, grant.Lease.ID, e)
+		_, err := m.rig.broker.Event(ctx, grant.Lease.ID, e, "guest")
 		return err
 	}
 	defer func() {
