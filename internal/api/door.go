@@ -3,12 +3,13 @@ package api
 import (
 	"errors"
 	"io"
-	"net"
 	"net/http"
+	"net/netip"
 
 	"github.com/go-chi/chi/v5"
 	"go.uber.org/zap"
 
+	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/door"
 	"github.com/eosc-siesta/siestad/internal/keybroker"
 )
@@ -22,7 +23,7 @@ func (s *Server) challenge(w http.ResponseWriter, r *http.Request) {
 	}
 	req, err := door.DecodeChallengeRequest(body)
 	if err != nil {
-		s.fail(w, r, kindMalformed.because(sentence(err.Error())))
+		s.unreadable(w, r, kindMalformed.because(sentence(err.Error())))
 		return
 	}
 	answer, err := s.cfg.Broker.Challenge(r.Context(), req, peer(r))
@@ -36,7 +37,7 @@ func (s *Server) grant(w http.ResponseWriter, r *http.Request) {
 	}
 	req, err := door.DecodeGrantRequest(body)
 	if err != nil {
-		s.fail(w, r, kindMalformed.because(sentence(err.Error())))
+		s.unreadable(w, r, kindMalformed.because(sentence(err.Error())))
 		return
 	}
 	answer, err := s.cfg.Broker.Grant(r.Context(), req, peer(r))
@@ -50,7 +51,7 @@ func (s *Server) event(w http.ResponseWriter, r *http.Request) {
 	}
 	e, err := door.DecodeEvent(body)
 	if err != nil {
-		s.fail(w, r, kindMalformed.because(sentence(err.Error())))
+		s.unreadable(w, r, kindMalformed.because(sentence(err.Error())))
 		return
 	}
 	lease := chi.URLParam(r, "lease")
@@ -68,10 +69,21 @@ func (s *Server) doorBody(w http.ResponseWriter, r *http.Request, limit int64) (
 		if !errors.As(err, new(*http.MaxBytesError)) {
 			err = kindMalformed.because("The body could not be read to its end.")
 		}
-		s.fail(w, r, err)
+		s.unreadable(w, r, err)
 		return nil, false
 	}
 	return body, true
+}
+
+// unreadable answers a guest whose request could not be parsed. It is a refusal like others: counted, and its address pays.
+func (s *Server) unreadable(w http.ResponseWriter, r *http.Request, err error) {
+	s.countUnreadable(r)
+	s.fail(w, r, err)
+}
+
+func (s *Server) countUnreadable(r *http.Request) {
+	s.metrics.refused.WithLabelValues(attest.CodeFormat).Inc()
+	s.cfg.Broker.Unreadable(peer(r))
 }
 
 // doorAnswer gives a refused guest the id of the decision and nothing else: whoever runs the guest may not be whom it
@@ -82,6 +94,7 @@ func (s *Server) doorAnswer(w http.ResponseWriter, r *http.Request, answer any, 
 	case err == nil:
 		writeJSON(w, http.StatusOK, answer)
 	case errors.As(err, &refusal):
+		s.metrics.refused.WithLabelValues(refusal.Code).Inc()
 		s.cfg.Logger.Info("guest refused", zap.String("request", callOf(r.Context()).id), zap.String("decision", refusal.ID), zap.String("code", refusal.Code))
 		p := kindDoor.because("Refused; decision " + refusal.ID + ".")
 		if refusal.Code == keybroker.CodeRate {
@@ -102,11 +115,16 @@ func (s *Server) doorAnswer(w http.ResponseWriter, r *http.Request, answer any, 
 	}
 }
 
-// peer is the address that the connection comes from. Headers that claim another are not believed.
+// peer is the address that the connection comes from; of IPv6 its network of 64 bits, in which one machine has as many
+// addresses as it likes. Headers that claim another are not believed.
 func peer(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	at, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return r.RemoteAddr
 	}
-	return host
+	addr := at.Addr().Unmap().WithZone("")
+	if addr.Is6() {
+		return netip.PrefixFrom(addr, 64).Masked().String()
+	}
+	return addr.String()
 }

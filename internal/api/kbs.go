@@ -79,6 +79,7 @@ func (s *Server) kbsAuth(w http.ResponseWriter, r *http.Request) {
 	}
 	req, err := kbs.ParseRequest(body)
 	if err != nil {
+		s.countUnreadable(r)
 		s.kbsFail(w, r, err)
 		return
 	}
@@ -97,6 +98,7 @@ func (s *Server) kbsAuth(w http.ResponseWriter, r *http.Request) {
 func (s *Server) kbsAttest(w http.ResponseWriter, r *http.Request) {
 	cookie := kbsCookie(r)
 	if cookie == "" {
+		s.countUnreadable(r)
 		s.kbsFail(w, r, kbs.AttestFailed(errors.New("no session's cookie")))
 		return
 	}
@@ -115,11 +117,13 @@ func (s *Server) kbsAttest(w http.ResponseWriter, r *http.Request) {
 func (s *Server) kbsResource(w http.ResponseWriter, r *http.Request) {
 	path, err := kbs.ParsePath(r.URL.EscapedPath())
 	if err != nil {
+		s.countUnreadable(r)
 		s.kbsFail(w, r, err)
 		return
 	}
 	resource, err := path.Resource()
 	if err != nil {
+		s.countUnreadable(r)
 		s.kbsFail(w, r, err)
 		return
 	}
@@ -158,6 +162,7 @@ func (s *Server) kbsBody(w http.ResponseWriter, r *http.Request, limit int64) ([
 		} else {
 			err = kbs.AuthFailed(errors.New("the body could not be read to its end"))
 		}
+		s.countUnreadable(r)
 		s.kbsFail(w, r, err)
 		return nil, false
 	}
@@ -171,8 +176,10 @@ func (s *Server) kbsError(r *http.Request, err error, again func(error) *kbs.Err
 	var refusal *keybroker.Refusal
 	switch {
 	case errors.As(err, &own):
+		s.metrics.refused.WithLabelValues(attest.CodeFormat).Inc()
 		return own
 	case errors.As(err, &refusal):
+		s.metrics.refused.WithLabelValues(refusal.Code).Inc()
 		s.cfg.Logger.Info("guest refused", zap.String("request", callOf(r.Context()).id), zap.String("decision", refusal.ID), zap.String("code", refusal.Code))
 		switch refusal.Code {
 		case keybroker.CodeRate:
@@ -184,8 +191,10 @@ func (s *Server) kbsError(r *http.Request, err error, again func(error) *kbs.Err
 		}
 		return denied(refusal.ID)
 	case errors.Is(err, keybroker.ErrNoSession):
+		s.metrics.refused.WithLabelValues(keybroker.CodeNonce).Inc()
 		return again(err)
 	case errors.Is(err, keybroker.ErrNoSecret):
+		s.metrics.refused.WithLabelValues(keybroker.CodeSecret).Inc()
 		s.cfg.Logger.Info("no such secret", zap.String("request", callOf(r.Context()).id), zap.Error(err))
 		return kbs.ResourceAbsent()
 	case errors.Is(err, keybroker.ErrBusy):
@@ -228,7 +237,7 @@ func (s *Server) attestation(w http.ResponseWriter, r *http.Request) {
 	}
 	req, err := door.DecodeGrantRequest(body)
 	if err != nil {
-		s.fail(w, r, kindMalformed.because(sentence(err.Error())))
+		s.unreadable(w, r, kindMalformed.because(sentence(err.Error())))
 		return
 	}
 	token, err := s.cfg.Attestations.Attest(r.Context(), req, peer(r))

@@ -11,6 +11,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	denied   *prometheus.CounterVec
+	refused  *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -25,8 +26,11 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		denied: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "siestad_denied_total", Help: "Operations denied, by operation and code.",
 		}, []string{"operation", "code"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "siestad_guest_refusals_total", Help: "Guests refused at either door, by code; format for what could not be read.",
+		}, []string{"code"}),
 	}
-	r.MustRegister(m.requests, m.seconds, m.denied)
+	r.MustRegister(m.requests, m.seconds, m.denied, m.refused)
 	return m
 }
 

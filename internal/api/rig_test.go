@@ -58,6 +58,7 @@ type rig struct {
 	store      *keyStore
 	api, door  http.Handler
 	router     routers.Router
+	metrics    *prometheus.Registry
 }
 
 // start is when every test happens, for whatever is judged by a clock of this program; the database has its own.
@@ -73,7 +74,7 @@ func newRig(t testing.TB) *rig { return newRigWith(t, setup{}) }
 
 func newRigWith(t testing.TB, s setup) *rig {
 	t.Helper()
-	r := &rig{t: t, db: pgtest.New(t), issuer: newFakeIssuer(t)}
+	r := &rig{t: t, db: pgtest.New(t), issuer: newFakeIssuer(t), metrics: prometheus.NewRegistry()}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	must(t, err)
 	r.log, err = audit.New(audit.Config{DB: r.db, Origin: "test.example/log", Signer: key})
@@ -93,7 +94,7 @@ func newRigWith(t testing.TB, s setup) *rig {
 		DB: r.db, Logger: zap.NewNop(), Log: r.log, Authz: rules, Workspaces: r.workspaces, Permits: permits, Images: image.New(r.db, r.log.Recorder, s.endorsers...),
 		Publisher: s.publisher,
 		Policies:  r.policies, Decisions: r.policies.Archive, Quarantines: quarantine.New(r.db, r.log.Recorder, permits, hostOfTest),
-		Broker: r.broker, Secrets: r.broker, Attestations: r.broker, CursorKey: make([]byte, 32), Ready: func(context.Context) error { return nil }, Metrics: prometheus.NewRegistry(),
+		Broker: r.broker, Secrets: r.broker, Attestations: r.broker, CursorKey: make([]byte, 32), Ready: func(context.Context) error { return nil }, Metrics: r.metrics,
 		Issuers: []Issuer{r.issuer.config()}, Now: (&testClock{}).now,
 		Sites: []Site{{
 			Name: "ifca", TEE: "sev-snp", Flavors: []string{"m1"},
@@ -469,21 +470,37 @@ func (f *fakeWorkspaces) Operations(_ context.Context, id string) ([]workspace.O
 
 func (f *fakeWorkspaces) Wake() {}
 
-// fakeBroker answers what the test says.
+// fakeBroker answers what the test says, or, with native, what the real one does.
 type fakeBroker struct {
 	*keybroker.Broker // a real one, for everything but the native door
+	native            bool
+	unreadable        atomic.Int64 // requests that the API could not parse
 	err               error
 }
 
-func (b *fakeBroker) Challenge(context.Context, door.ChallengeRequest, string) (door.Challenge, error) {
+func (b *fakeBroker) Unreadable(peer string) {
+	b.unreadable.Add(1)
+	b.Broker.Unreadable(peer)
+}
+
+func (b *fakeBroker) Challenge(ctx context.Context, req door.ChallengeRequest, peer string) (door.Challenge, error) {
+	if b.native {
+		return b.Broker.Challenge(ctx, req, peer)
+	}
 	return door.Challenge{Challenge: "c1", Nonce: make([]byte, 32), ExpiresAt: "2026-11-23T00:00:00Z", BrokerKey: make([]byte, 32), Signature: make([]byte, 64)}, b.err
 }
 
-func (b *fakeBroker) Grant(context.Context, door.GrantRequest, string) (door.Grant, error) {
+func (b *fakeBroker) Grant(ctx context.Context, req door.GrantRequest, peer string) (door.Grant, error) {
+	if b.native {
+		return b.Broker.Grant(ctx, req, peer)
+	}
 	return door.Grant{Signature: make([]byte, 64)}, b.err
 }
 
-func (b *fakeBroker) Event(_ context.Context, lease string, e door.Event, _ string) (door.EventAnswer, error) {
+func (b *fakeBroker) Event(ctx context.Context, lease string, e door.Event, peer string) (door.EventAnswer, error) {
+	if b.native {
+		return b.Broker.Event(ctx, lease, e, peer)
+	}
 	if lease != "lease1" {
 		return door.EventAnswer{}, errors.New("unexpected lease")
 	}

@@ -49,6 +49,8 @@ type Broker interface {
 	Challenge(ctx context.Context, req door.ChallengeRequest, peer string) (door.Challenge, error)
 	Grant(ctx context.Context, req door.GrantRequest, peer string) (door.Grant, error)
 	Event(ctx context.Context, lease string, e door.Event, peer string) (door.EventAnswer, error)
+	// Unreadable counts a request of either door that could not be parsed.
+	Unreadable(peer string)
 }
 
 // Config of a Server. All fields without a default are required.
