@@ -7,6 +7,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,14 +53,21 @@ func (b *Broker) Challenge(ctx context.Context, req door.ChallengeRequest, peer 
 		c.Challenge, c.Nonce, req.Workspace, req.Generation, t.armEpoch, string(req.Purpose), peer, door.ChallengeLife.Seconds()).Scan(&expires); err != nil {
 		return door.Challenge{}, fmt.Errorf("storing a challenge for workspace %s: %w", req.Workspace, err)
 	}
-	if b.challenged.Add(1)%clearEvery == 0 {
-		if err := b.clearIdle(ctx); err != nil {
-			return door.Challenge{}, err
-		}
-	}
+	b.made(ctx, &b.challenged)
 	c.ExpiresAt = door.FormatTime(expires)
 	door.SignChallenge(b.Key, req, &c)
 	return c, nil
+}
+
+// made counts a challenge or a session, and clears the idle ones away now and then. Whoever happens to be the one to do it
+// does not fail with it: the next does it again.
+func (b *Broker) made(ctx context.Context, count *atomic.Uint64) {
+	if count.Add(1)%clearEvery != 0 {
+		return
+	}
+	if err := b.clearIdle(ctx); err != nil {
+		b.Logger.Warn("clearing idle challenges and sessions away", zap.Error(err))
+	}
 }
 
 // clearIdle deletes challenges that were not used, or used and refused, and sessions that were not attested, beyond a

@@ -54,11 +54,7 @@ func (b *Broker) OpenSession(ctx context.Context, req kbs.Request, peer string) 
 		newID(), cookie[:], nonce[:], req.TEE, string(s.Challenge.Hash), peer, sessionLife.Seconds()).Scan(&s.ExpiresAt); err != nil {
 		return Session{}, fmt.Errorf("storing a session: %w", err)
 	}
-	if b.opened.Add(1)%clearEvery == 0 {
-		if err := b.clearIdle(ctx); err != nil {
-			return Session{}, err
-		}
-	}
+	b.made(ctx, &b.opened)
 	return s, nil
 }
 
