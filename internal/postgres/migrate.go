@@ -63,12 +63,14 @@ func newProvider(db *sql.DB, files fs.FS) (*goose.Provider, error) {
 // CheckSchema returns nil only if the schema has exactly the version that this
 // program carries. It changes nothing.
 func CheckSchema(ctx context.Context, db *pgxpool.Pool) error {
-	want, err := newestMigration(migrations.FS)
+	want, number, err := newestMigration(migrations.FS)
 	if err != nil {
 		return err
 	}
 	var have int64
-	err = db.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&have)
+	var applied int
+	err = db.QueryRow(ctx, `SELECT coalesce(max(version_id), 0), count(DISTINCT version_id) FILTER (WHERE version_id > 0) FROM goose_db_version WHERE is_applied`).
+		Scan(&have, &applied)
 	var fault *pgconn.PgError
 	switch {
 	case errors.As(err, &fault) && fault.Code == undefinedTable, err == nil && have == 0:
@@ -79,25 +81,27 @@ func CheckSchema(ctx context.Context, db *pgxpool.Pool) error {
 		return fmt.Errorf("checking schema: the database has version %d and this program needs %d, run `siestad migrate`", have, want)
 	case have > want:
 		return fmt.Errorf("checking schema: the database has version %d and this program knows %d only, run a newer siestad (`siestad migrate` never goes back)", have, want)
+	case applied != number:
+		return fmt.Errorf("checking schema: the database has version %d with %d of its %d migrations; restore a backup, or start with an empty database", have, applied, number)
 	}
 	return nil
 }
 
-func newestMigration(files fs.FS) (int64, error) {
+// newestMigration returns the newest version and how many there are.
+func newestMigration(files fs.FS) (newest int64, number int, err error) {
 	names, err := fs.Glob(files, "*.sql")
 	if err != nil {
-		return 0, fmt.Errorf("listing migrations: %w", err)
+		return 0, 0, fmt.Errorf("listing migrations: %w", err)
 	}
-	var newest int64
 	for _, name := range names {
 		version, err := goose.NumericComponent(name)
 		if err != nil {
-			return 0, fmt.Errorf("reading version of migration %s: %w", name, err)
+			return 0, 0, fmt.Errorf("reading version of migration %s: %w", name, err)
 		}
 		newest = max(newest, version)
 	}
 	if newest == 0 {
-		return 0, errors.New("listing migrations: this program carries none")
+		return 0, 0, errors.New("listing migrations: this program carries none")
 	}
-	return newest, nil
+	return newest, len(names), nil
 }

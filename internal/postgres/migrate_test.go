@@ -72,6 +72,12 @@ func TestCheckSchemaNeverCreates(t *testing.T) {
 	if err := postgres.CheckSchema(t.Context(), db); err == nil || !strings.Contains(err.Error(), "newer siestad") {
 		t.Fatalf("schema from the future: error is %v", err)
 	}
+	if _, err := db.Exec(t.Context(), `DELETE FROM goose_db_version WHERE version_id IN (99999, 2)`); err != nil {
+		t.Fatal(err)
+	}
+	if err := postgres.CheckSchema(t.Context(), db); err == nil || !strings.Contains(err.Error(), "of its") {
+		t.Fatalf("a schema with a gap: error is %v", err)
+	}
 	if _, err := db.Exec(t.Context(), `DELETE FROM goose_db_version WHERE version_id <> 0`); err != nil {
 		t.Fatal(err)
 	}
