@@ -70,7 +70,7 @@ func run(ctx context.Context, writers, repetitions int, span time.Duration, deci
 		return err
 	}
 	const origin = "bench.example/log"
-	l, err := audit.New(audit.Config{DB: db, Origin: origin, Signer: private})
+	l, err := audit.New(ctx, audit.Config{DB: db, Origin: origin, Signer: private})
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ func newWorld(ctx context.Context, dir string, guests int) (w *world, err error)
 		return nil, err
 	}
 	w.closers = append(w.closers, w.db.Close)
-	log, err := audit.New(audit.Config{DB: w.db, Origin: "bench.example/log", Signer: ed25519.NewKeyFromSeed(make([]byte, 32)), Logger: zap.NewNop()})
+	log, err := audit.New(ctx, audit.Config{DB: w.db, Origin: "bench.example/log", Signer: ed25519.NewKeyFromSeed(make([]byte, 32)), Logger: zap.NewNop()})
 	if err != nil {
 		return nil, err
 	}

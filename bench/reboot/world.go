@@ -93,7 +93,7 @@ func newWorld(ctx context.Context, dir string, guests, chips int) (w *world, err
 		return nil, err
 	}
 	w.closers = append(w.closers, w.db.Close)
-	log, err := audit.New(audit.Config{DB: w.db, Origin: "bench.example/log", Signer: ed25519.NewKeyFromSeed(make([]byte, 32)), Logger: zap.NewNop()})
+	log, err := audit.New(ctx, audit.Config{DB: w.db, Origin: "bench.example/log", Signer: ed25519.NewKeyFromSeed(make([]byte, 32)), Logger: zap.NewNop()})
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ func gather(t *testing.T, db *pgxpool.Pool) evidence {
 	defer cancel()
 	const origin = "log.example/verify"
 	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{5}, ed25519.SeedSize))
-	l, err := audit.New(audit.Config{DB: db, Origin: origin, Signer: private})
+	l, err := audit.New(t.Context(), audit.Config{DB: db, Origin: origin, Signer: private})
 	if err != nil {
 		t.Fatal(err)
 	}

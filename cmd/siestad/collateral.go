@@ -129,7 +129,7 @@ func collateralCommand(out io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			recorder, err := audit.NewRecorder(logKey)
+			recorder, err := audit.OpenRecorder(cmd.Context(), db, c.Log.Origin, logKey)
 			if err != nil {
 				return err
 			}

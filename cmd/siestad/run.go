@@ -62,7 +62,7 @@ func serve(ctx context.Context, c *Config) error {
 	if err != nil {
 		return err
 	}
-	log, err := audit.New(audit.Config{DB: db, Origin: c.Log.Origin, Signer: logKey, LastSeen: c.Log.LastSeenFile, Logger: logger.Named("audit")})
+	log, err := audit.New(ctx, audit.Config{DB: db, Origin: c.Log.Origin, Signer: logKey, LastSeen: c.Log.LastSeenFile, Logger: logger.Named("audit")})
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func newRigWith(t testing.TB, s setup) *rig {
 	r := &rig{t: t, db: pgtest.New(t), issuer: newFakeIssuer(t), metrics: prometheus.NewRegistry()}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	must(t, err)
-	r.log, err = audit.New(audit.Config{DB: r.db, Origin: "test.example/log", Signer: key})
+	r.log, err = audit.New(t.Context(), audit.Config{DB: r.db, Origin: "test.example/log", Signer: key})
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup

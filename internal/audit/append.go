@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/mod/sumdb/tlog"
 )
 
@@ -23,29 +23,59 @@ import (
 // Recorder refuses every entry.
 type Recorder struct {
 	key []byte
+	tag int64 // tells programs that append in the same microsecond apart
 
 	mu   sync.Mutex
 	last int64
-	tag  int64 // tells programs that append in the same microsecond apart
 }
 
 const (
 	macLabel = "siesta/audit-inbox/v1"
 	tagBits  = 10
+	// firstID is above every id from before ids were authenticated.
+	firstID ID = 1 << 60
 )
 
-// NewRecorder returns a Recorder for the log that signer signs.
-func NewRecorder(signer ed25519.PrivateKey) (*Recorder, error) {
+const sqlProgram = `SELECT nextval('audit_program'), coalesce((SELECT checkpoint FROM audit_batch ORDER BY size DESC LIMIT 1), '')`
+
+// OpenRecorder returns a Recorder for the log of this origin that signer signs,
+// for a program that does not lead the log. It refuses a key that is not the
+// one of the stored log: what is recorded under it would stop the log, until a
+// human takes it out.
+func OpenRecorder(ctx context.Context, db *pgxpool.Pool, origin string, signer ed25519.PrivateKey) (*Recorder, error) {
 	if len(signer) != ed25519.PrivateKeySize {
-		return nil, errors.New("making audit recorder: the key is not an Ed25519 private key")
+		return nil, errNoKey
+	}
+	verify, err := NewVerifier(VerifierKey(origin, signer.Public().(ed25519.PublicKey)))
+	if err != nil {
+		return nil, fmt.Errorf("opening audit recorder: %w", err)
+	}
+	var program int64
+	var newest []byte
+	if err := db.QueryRow(ctx, sqlProgram).Scan(&program, &newest); err != nil {
+		return nil, fmt.Errorf("opening audit recorder: %w", err)
+	}
+	if len(newest) > 0 {
+		if _, err := verify.Checkpoint(newest); err != nil {
+			return nil, fmt.Errorf("opening audit recorder: the log in the database was signed with another key or origin (log.key_file, log.origin): %w", err)
+		}
+	}
+	return NewRecorder(signer, program)
+}
+
+var errNoKey = errors.New("opening audit recorder: the key is not an Ed25519 private key")
+
+// NewRecorder returns a Recorder for the log that signer signs. program tells
+// it from other programs that append to the same log.
+func NewRecorder(signer ed25519.PrivateKey, program int64) (*Recorder, error) {
+	if len(signer) != ed25519.PrivateKeySize {
+		return nil, errNoKey
 	}
 	key, err := hkdf.Key(sha256.New, signer.Seed(), nil, macLabel, sha256.Size)
 	if err != nil {
-		return nil, fmt.Errorf("making audit recorder: %w", err)
+		return nil, fmt.Errorf("opening audit recorder: %w", err)
 	}
-	var tag [8]byte
-	rand.Read(tag[:]) // never fails: the runtime ends the program instead
-	return &Recorder{key: key, tag: int64(binary.BigEndian.Uint64(tag[:]) & (1<<tagBits - 1))}, nil
+	return &Recorder{key: key, tag: program & (1<<tagBits - 1)}, nil
 }
 
 // mac authenticates that the entry of this id has these bytes.
@@ -60,9 +90,9 @@ func (r *Recorder) made(id ID, leaf tlog.Hash, mac []byte) bool {
 	return hmac.Equal(mac, r.mac(id, leaf))
 }
 
-// next returns a new id. ids grow with time, which keeps the inbox in order;
-// should two programs ever make the same, the second insert fails and with it
-// its action.
+// next returns a new id. ids grow with time, which keeps the inbox in order. Two
+// programs could make the same only if one started 1,024 programs after the
+// other and their clocks agreed to the microsecond; the log would stop at it.
 func (r *Recorder) next(now time.Time) ID {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,12 +106,12 @@ func (r *Recorder) seal(e Entry) (sealed, error) {
 		return sealed{}, errors.New("sealing audit entry: no recorder")
 	}
 	now := time.Now()
-	s, err := e.seal(now)
+	id := r.next(now)
+	s, err := e.seal(id, now)
 	if err != nil {
 		return sealed{}, err
 	}
-	s.id = r.next(now)
-	s.mac = r.mac(s.id, tlog.RecordHash(s.body))
+	s.mac = r.mac(id, tlog.RecordHash(s.body))
 	return s, nil
 }
 

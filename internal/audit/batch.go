@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/mod/sumdb/tlog"
 )
 
@@ -73,7 +74,7 @@ func (t *lead) batch(ctx context.Context, direct []*queued) (int, error) {
 			return rows.Err()
 		})
 		if err := t.conn.SendBatch(ctx, work).Close(); err != nil {
-			return 0, fmt.Errorf("taking entries: %w", err)
+			return 0, fmt.Errorf("taking entries: %w", twice(err))
 		}
 		if len(leaves) == 0 {
 			if _, err := t.conn.Exec(ctx, "ROLLBACK"); err != nil {
@@ -96,7 +97,7 @@ func (t *lead) batch(ctx context.Context, direct []*queued) (int, error) {
 	}
 	t.finish(work, first, leaves, head)
 	if err := t.conn.SendBatch(ctx, work).Close(); err != nil {
-		return 0, fmt.Errorf("storing entries: %w", err)
+		return 0, fmt.Errorf("storing entries: %w", twice(err))
 	}
 
 	// Durable from here. If we crash before the waits end, whoever waits finds
@@ -107,6 +108,16 @@ func (t *lead) batch(ctx context.Context, direct []*queued) (int, error) {
 		q.done <- answer{located: located{first + int64(i), head}}
 	}
 	return len(leaves), nil
+}
+
+// twice makes an error that would come again for ever one that a human sees: an
+// entry that waits has the id of one that stands in the log.
+func twice(err error) error {
+	var fault *pgconn.PgError
+	if errors.As(err, &fault) && fault.Code == "23505" && fault.TableName == "audit_entry" {
+		return fmt.Errorf("%w: %s (%s)", errTampered, "an entry that waits has the id of one in the log", fault.Detail)
+	}
+	return err
 }
 
 // begin opens the transaction, raises the fence and stores queued entries.
@@ -157,11 +168,13 @@ func (t *lead) finish(work *pgx.Batch, first int64, leaves []tlog.Hash, head *sn
 // the inbox. It returns those it could not ask about.
 func (t *lead) settleEarlier(ctx context.Context, unsettled []*queued) ([]*queued, error) {
 	for i, q := range unsettled {
-		switch index, _, err := t.log.find(ctx, t.conn, q.id); {
+		switch index, leaf, err := t.log.find(ctx, t.conn, q.id); {
 		case errors.Is(err, ErrNotFound):
 			q.done <- answer{again: true}
 		case err != nil:
 			return unsettled[i:], fmt.Errorf("settling an earlier batch: %w", err)
+		case leaf != tlog.RecordHash(q.body):
+			return unsettled[i:], fmt.Errorf("settling an earlier batch: %w: another entry stands in the log as %d", errTampered, q.id)
 		default:
 			q.done <- answer{located: located{index: index}}
 		}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -61,12 +62,12 @@ type Entry struct {
 	Personal map[string]string
 }
 
-// ID names an entry before it has a leaf index: see Recorder.next.
+// ID names an entry before it has a leaf index, and stands in its body: see Recorder.next.
 type ID int64
 
 // Bounds of an entry. A leaf must also fit the 16-bit length of an entry bundle.
 const (
-	schemaVersion = 1
+	schemaVersion = 2 // 1 had no id
 	maxBody       = 16 << 10
 	maxField      = 512
 	maxPersonal   = 32
@@ -77,6 +78,7 @@ const (
 // A change of meaning needs a new schema version; old bodies are never rewritten.
 type body struct {
 	Version  int               `json:"v"`
+	ID       ID                `json:"id,string"` // no two leaves have the same
 	Time     string            `json:"time"`
 	Actor    bodyActor         `json:"actor"`
 	Action   string            `json:"action"`
@@ -136,13 +138,13 @@ func commit(field string, salt []byte, value string) string {
 
 // seal checks an entry, replaces what is personal by commitments and gives the
 // canonical bytes.
-func (e Entry) seal(now time.Time) (sealed, error) {
+func (e Entry) seal(id ID, now time.Time) (sealed, error) {
 	if err := e.check(); err != nil {
 		return sealed{}, fmt.Errorf("sealing audit entry: %w", err)
 	}
 	now = now.UTC().Truncate(time.Microsecond)
 	b := body{
-		Version: schemaVersion, Time: now.Format(timeLayout), Actor: bodyActor{Kind: e.Actor.Kind},
+		Version: schemaVersion, ID: id, Time: now.Format(timeLayout), Actor: bodyActor{Kind: e.Actor.Kind},
 		Action: e.Action, Object: e.Object, Project: e.Project, Outcome: e.Outcome,
 		Code: e.Code, Request: e.Request, Details: e.Details,
 	}
@@ -164,7 +166,7 @@ func (e Entry) seal(now time.Time) (sealed, error) {
 			b.Personal[field] = conceal(openPersonal+field, e.Personal[field])
 		}
 	}
-	s := sealed{at: now, action: e.Action, object: e.Object, project: e.Project, outcome: string(e.Outcome)}
+	s := sealed{id: id, at: now, action: e.Action, object: e.Object, project: e.Project, outcome: string(e.Outcome)}
 	var err error
 	if s.body, err = encode(b); err != nil {
 		return sealed{}, fmt.Errorf("sealing audit entry: %w", err)
@@ -175,6 +177,18 @@ func (e Entry) seal(now time.Time) (sealed, error) {
 		}
 	}
 	return s, nil
+}
+
+// idOf reads the id from the canonical bytes of an entry, without reading the
+// rest; 0 where there is none.
+func idOf(body []byte) ID {
+	rest, ok := bytes.CutPrefix(body, []byte(`{"v":2,"id":"`))
+	digits, _, end := bytes.Cut(rest, []byte(`"`))
+	id, err := strconv.ParseInt(string(digits), 10, 64)
+	if !ok || !end || err != nil {
+		return 0
+	}
+	return ID(id)
 }
 
 const timeLayout = "2006-01-02T15:04:05.000000Z"

@@ -16,11 +16,11 @@ func TestCanonicalBytes(t *testing.T) {
 		Actor: Actor{Kind: System}, Action: "key.release", Object: "workspace/<1>", Project: "p",
 		Outcome: Refused, Code: "tcb", Request: "req-1", Details: map[string]any{"b": 2, "a": []string{"x"}},
 	}
-	s, err := e.seal(time.Date(2026, 11, 23, 12, 0, 0, 123456789, time.FixedZone("", 3600)))
+	s, err := e.seal(1234, time.Date(2026, 11, 23, 12, 0, 0, 123456789, time.FixedZone("", 3600)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"v":1,"time":"2026-11-23T11:00:00.123456Z","actor":{"kind":"system"},"action":"key.release",` +
+	const want = `{"v":2,"id":"1234","time":"2026-11-23T11:00:00.123456Z","actor":{"kind":"system"},"action":"key.release",` +
 		`"object":"workspace/<1>","project":"p","outcome":"refused","code":"tcb","request":"req-1","details":{"a":["x"],"b":2}}`
 	if string(s.body) != want {
 		t.Errorf("body is\n%s\nwant\n%s", s.body, want)
@@ -31,7 +31,7 @@ func TestCanonicalBytes(t *testing.T) {
 }
 
 func TestPersonalDataIsCommitted(t *testing.T) {
-	a, err := entry(1).seal(time.Now())
+	a, err := entry(1).seal(1, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestPersonalDataIsCommitted(t *testing.T) {
 	if got, want := slices.Sorted(maps.Keys(openings)), []string{openName, openSubject, "personal.email"}; !slices.Equal(got, want) {
 		t.Errorf("openings are %v", got)
 	}
-	b, err := entry(1).seal(time.Now())
+	b, err := entry(1).seal(1, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestSealRefuses(t *testing.T) {
 	} {
 		e := entry(1)
 		change(&e)
-		if _, err := e.seal(time.Now()); err == nil {
+		if _, err := e.seal(1, time.Now()); err == nil {
 			t.Errorf("%s: accepted", name)
 		} else if strings.Contains(err.Error(), "lice") {
 			t.Errorf("%s: the error names a person: %v", name, err)

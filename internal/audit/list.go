@@ -170,7 +170,7 @@ func (r *Record) decode(openings []byte) error {
 	if err := json.Unmarshal(r.Body, &b); err != nil {
 		return err
 	}
-	if b.Version != schemaVersion {
+	if b.Version < 1 || b.Version > schemaVersion {
 		return fmt.Errorf("schema version %d is unknown", b.Version)
 	}
 	r.Time, r.Actor.Kind = b.Time, b.Actor.Kind

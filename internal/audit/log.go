@@ -87,8 +87,8 @@ const (
 	maxRecent    = 16 << 10
 )
 
-// New checks the configuration. It does not touch the database.
-func New(c Config) (*Log, error) {
+// New checks the configuration, and that the key is the one of the stored log.
+func New(ctx context.Context, c Config) (*Log, error) {
 	if c.DB == nil {
 		return nil, errors.New("making audit log: no database")
 	}
@@ -104,7 +104,7 @@ func New(c Config) (*Log, error) {
 	if c.Lease < 0 {
 		return nil, errors.New("making audit log: lease is negative")
 	}
-	recorder, err := NewRecorder(c.Signer)
+	recorder, err := OpenRecorder(ctx, c.DB, c.Origin, c.Signer)
 	if err != nil {
 		return nil, fmt.Errorf("making audit log: %w", err)
 	}
@@ -220,7 +220,7 @@ func (l *Log) find(ctx context.Context, db querier, id ID) (index int64, hash tl
 		return 0, hash, ErrNotFound
 	case err != nil:
 		return 0, hash, fmt.Errorf("finding audit entry: %w", err)
-	case !l.made(id, tlog.Hash(leaf), mac):
+	case !l.made(id, tlog.Hash(leaf), mac) && (id >= firstID || mac != nil): // those from before have no code
 		return 0, hash, fmt.Errorf("finding audit entry: %w: entry %d, at index %d, was not recorded with this log's key", errTampered, id, index)
 	}
 	return index, tlog.Hash(leaf), nil
@@ -257,7 +257,7 @@ func (l *Log) Refuse(ctx context.Context, e Entry) (Receipt, error) {
 			case a.unknown:
 				return Receipt{}, errors.New("waiting for audit entry: the log is stopping, and whether it was stored is unknown")
 			case !a.again:
-				return l.Receipt(ctx, a.index)
+				return l.stored(ctx, s.id)
 			}
 		}
 	}

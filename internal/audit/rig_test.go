@@ -32,7 +32,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	recorder, err := NewRecorder(testKey)
+	recorder, err := NewRecorder(testKey, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func (r *rig) log(change ...func(*Config)) *Log {
 	for _, f := range change {
 		f(&config)
 	}
-	l, err := New(config)
+	l, err := New(r.context(), config)
 	if err != nil {
 		r.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -248,17 +249,62 @@ func TestCrashBetweenCommitAndWait(t *testing.T) {
 	}
 }
 
+// TestWrongKeyRefuses: a program with another key must not so much as record, or
+// the log would stop at what it recorded.
 func TestWrongKeyRefuses(t *testing.T) {
 	r := newRig(t)
 	l := r.log()
 	stop := r.start(l)
 	r.fill(l, 1)
 	_ = stop()
-	other := r.log(func(c *Config) {
-		c.Signer = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{8}, ed25519.SeedSize))
-	})
-	if err := other.Run(r.context()); !errors.Is(err, errTampered) {
-		t.Fatalf("another key: %v", err)
+	stranger := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{8}, ed25519.SeedSize))
+	for name, c := range map[string]Config{
+		"another key":    {DB: r.db, Origin: origin, Signer: stranger},
+		"another origin": {DB: r.db, Origin: "log.example/other", Signer: testKey},
+	} {
+		if _, err := New(r.context(), c); err == nil || !strings.Contains(err.Error(), "log.key_file") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := OpenRecorder(r.context(), r.db, c.Origin, c.Signer); err == nil {
+			t.Errorf("%s: recorded", name)
+		}
+	}
+}
+
+// TestProgramsHaveNumbers: two programs that append in the same microsecond
+// give different ids.
+func TestProgramsHaveNumbers(t *testing.T) {
+	r := newRig(t)
+	now := time.Now()
+	seen := map[ID]bool{}
+	for range 50 {
+		seen[r.log().next(now)] = true
+	}
+	if len(seen) != 50 {
+		t.Errorf("50 programs gave %d ids", len(seen))
+	}
+}
+
+// TestEntriesFromBeforeCodesAreAnswered: whoever repeats a request from before an
+// upgrade gets its receipt.
+func TestEntriesFromBeforeCodesAreAnswered(t *testing.T) {
+	r := newRig(t)
+	l := r.log()
+	stop := r.start(l)
+	r.fill(l, 3)
+	_ = stop()
+	r.disarm()
+	r.exec(`UPDATE audit_entry SET mac = NULL, id = 7 WHERE leaf_index = 1`)
+	if receipt, err := r.log().Wait(r.context(), 7); err != nil || receipt.Index != 1 {
+		t.Errorf("index %d, %v", receipt.Index, err)
+	}
+	r.exec(`UPDATE audit_entry SET mac = NULL WHERE leaf_index = 2`)
+	var id ID
+	if err := r.db.QueryRow(r.context(), `SELECT id FROM audit_entry WHERE leaf_index = 2`).Scan(&id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.log().Wait(r.context(), id); !errors.Is(err, errTampered) {
+		t.Errorf("a later entry without a code: %v", err)
 	}
 }
 
@@ -275,7 +321,7 @@ func TestNewRefuses(t *testing.T) {
 	} {
 		c := Config{DB: r.db, Origin: origin, Signer: testKey}
 		change(&c)
-		if _, err := New(c); err == nil {
+		if _, err := New(r.context(), c); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -295,7 +341,7 @@ func TestEveryQueryPrepares(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, sql := range []string{
-		sqlAppend, sqlFind, sqlAcquire, sqlRenew, sqlYield, sqlTune, sqlWaiting, sqlFence, sqlMove, sqlDirect, sqlDirectOpenings, sqlTiles,
+		sqlAppend, sqlProgram, sqlFind, sqlAcquire, sqlRenew, sqlYield, sqlTune, sqlWaiting, sqlFence, sqlMove, sqlDirect, sqlDirectOpenings, sqlTiles,
 		sqlBatch, sqlHead, sqlNewestBatch, sqlEdgeLeaves, sqlEdgeRoots, sqlReadTiles, sqlGet, list, sqlErase, sqlBundle,
 		sqlExportUntil, sqlExportBatch, sqlExportEntry, sqlExportTile,
 	} {

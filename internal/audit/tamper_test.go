@@ -212,6 +212,30 @@ func TestForgedAnswerIsNotGiven(t *testing.T) {
 	}
 }
 
+// TestReplayedEntryIsFound: an administrator puts an entry of the log into the
+// inbox once more. With the database's own constraint the sequencer stops; without
+// it the entry is signed twice, and anybody with an export sees that.
+func TestReplayedEntryIsFound(t *testing.T) {
+	const replay = `INSERT INTO audit_inbox (id, at, action, object, project, outcome, body, openings, mac)
+    SELECT id, at, action, object, project, outcome, body, NULL, mac FROM audit_entry WHERE leaf_index = 3`
+	r := newRig(t)
+	l := r.log()
+	stop := r.start(l)
+	r.fill(l, 5)
+	_ = stop()
+	r.exec(replay)
+	if err := r.log().Run(r.context()); !errors.Is(err, errTampered) {
+		t.Errorf("with the constraint: %v", err)
+	}
+	r.exec(`ALTER TABLE audit_entry DROP CONSTRAINT audit_entry_id_key`)
+	again := r.running()
+	r.fill(again, 1)
+	_, err := l.verify.VerifyExport(bytes.NewReader(r.export(again)), nil)
+	if b := r.badLog(err); b.First != 5 || !strings.Contains(b.Problem, "at 3") {
+		t.Errorf("without it: %v", b)
+	}
+}
+
 // rollback takes the log back to a size as if the tail had never been.
 func (r *rig) rollback(size int64) {
 	r.disarm()
@@ -333,8 +357,9 @@ func TestSignerRefusesTamperedEdge(t *testing.T) {
 			r.fill(l, 10)
 			_ = stop()
 			r.disarm()
+			next := r.log()
 			r.exec(sql)
-			if err := r.log().Run(r.context()); !errors.Is(err, errTampered) {
+			if err := next.Run(r.context()); !errors.Is(err, errTampered) {
 				t.Fatalf("error is %v", err)
 			}
 		})

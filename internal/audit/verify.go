@@ -2,10 +2,12 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -37,9 +39,10 @@ type Summary struct {
 
 // VerifyExport checks an export offline: that indexes are dense, that every
 // body hashes to its leaf, that the leaves give every signed head, that every
-// stored tile is theirs, and, if an earlier checkpoint is given, that the log
-// still extends it. It reads the input once and ends on any input. A *BadLog
-// names the first bad index.
+// stored tile is theirs, that no entry stands there twice, and, if an earlier
+// checkpoint is given, that the log still extends it. It reads the input once,
+// keeps 16 bytes of each entry, and ends on any input. A *BadLog names the first
+// bad index.
 func (v Verifier) VerifyExport(r io.Reader, saved *Checkpoint) (Summary, error) {
 	if v.note == nil {
 		return Summary{}, errors.New("verifying export: no key")
@@ -60,6 +63,7 @@ type exportCheck struct {
 	edge    edge
 	head    Checkpoint
 	batches int64
+	ids     []placedID
 	tiles   map[tileKey][sha256.Size]byte // what stored tiles must be
 
 	// suspect is the first batch whose leaves agree with its bodies but not
@@ -112,7 +116,32 @@ func (c *exportCheck) run() error {
 	if c.batches == 0 {
 		return errors.New("the export has no checkpoint at all")
 	}
-	return c.compareSaved()
+	if err := c.compareSaved(); err != nil {
+		return err
+	}
+	return c.repeated()
+}
+
+// placedID is where an id was found.
+type placedID struct {
+	id    ID
+	index int64
+}
+
+// repeated names the first entry that stood in the log before: somebody had it
+// signed a second time. It needs the whole log and so comes last.
+func (c *exportCheck) repeated() error {
+	slices.SortFunc(c.ids, func(a, b placedID) int { return cmp.Or(cmp.Compare(a.id, b.id), cmp.Compare(a.index, b.index)) })
+	var first *BadLog
+	for i := 1; i < len(c.ids); i++ {
+		if at := c.ids[i].index; c.ids[i].id == c.ids[i-1].id && (first == nil || at < first.First) {
+			first = bad(at, "the entry stands in the log before, at %d", c.ids[i-1].index)
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	return first
 }
 
 // batch checks one batch: its entries against its leaves, then the tree against
@@ -140,6 +169,9 @@ func (c *exportCheck) batch(line string) error {
 			return bad(index, "the stored entry does not hash to its leaf")
 		}
 		leaves = append(leaves, leaf)
+		if id := idOf(body); id != 0 {
+			c.ids = append(c.ids, placedID{id, index})
+		}
 	}
 	text, err := c.in.checkpoint(first + count)
 	if err != nil {

@@ -88,7 +88,7 @@ func newRigOn(t testing.TB, p platform) *rig {
 	if r.ring, err = CreateFileKeyring(filepath.Join(t.TempDir(), "keyring")); err != nil {
 		t.Fatal(err)
 	}
-	r.log, err = audit.New(audit.Config{DB: r.db, Origin: "test.example/log", Signer: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{5}, 32)), Logger: zap.NewNop()})
+	r.log, err = audit.New(t.Context(), audit.Config{DB: r.db, Origin: "test.example/log", Signer: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{5}, 32)), Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}

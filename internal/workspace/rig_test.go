@@ -126,7 +126,7 @@ func (r *rig) startBroker() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := audit.New(audit.Config{DB: r.db, Origin: "workspace.test/log", Signer: signer})
+	log, err := audit.New(t.Context(), audit.Config{DB: r.db, Origin: "workspace.test/log", Signer: signer})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 // Recorder records for a log that nobody runs.
 func Recorder(t testing.TB) *audit.Recorder {
 	t.Helper()
-	r, err := audit.NewRecorder(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, ed25519.SeedSize)))
+	r, err := audit.NewRecorder(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, ed25519.SeedSize)), 1)
 	if err != nil {
 		t.Fatal(err)
 	}
