@@ -25,6 +25,9 @@ func (b *Broker) Attest(ctx context.Context, req door.GrantRequest, peer string)
 		return "", err
 	}
 	defer leave()
+	if !b.gave(req.Challenge) {
+		return "", b.anonymous(CodeNonce, peer, "the challenge is unknown")
+	}
 	a, err := b.consume(ctx, req)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", b.anonymous(CodeNonce, peer, "the challenge is unknown, used or expired")

@@ -3,6 +3,8 @@ package keybroker
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"regexp"
@@ -123,15 +125,16 @@ type Config struct {
 // Broker is the key broker. Make it with New; run Run beside it.
 type Broker struct {
 	Config
-	policies  *bounded[[32]byte, attest.Policy]
-	raises    *bounded[raisedKey, raised]
-	blobs     *bounded[blobKey, []byte]
-	stored    *bounded[[32]byte, bool] // digests known to be in broker_blob
-	fetches   singleflight.Group
-	held      *bounded[collateralKey, heldCollateral]
-	limits    *limits
-	line      *line
-	aggregate *aggregate
+	challengeKey []byte
+	policies     *bounded[[32]byte, attest.Policy]
+	raises       *bounded[raisedKey, raised]
+	blobs        *bounded[blobKey, []byte]
+	stored       *bounded[[32]byte, bool] // digests known to be in broker_blob
+	fetches      singleflight.Group
+	held         *bounded[collateralKey, heldCollateral]
+	limits       *limits
+	line         *line
+	aggregate    *aggregate
 
 	challenged, opened atomic.Uint64 // challenges and sessions that were made; see clearEvery
 }
@@ -171,16 +174,21 @@ func New(c Config) (*Broker, error) {
 	case c.Lease < minLease || c.InitialiseLease < minLease:
 		return nil, errors.New("making the key broker: a duration is out of range")
 	}
+	challengeKey, err := hkdf.Key(sha256.New, c.Key.Seed(), nil, challengeLabel, sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("making the key broker: %w", err)
+	}
 	return &Broker{
-		Config:    c,
-		policies:  newBounded[[32]byte, attest.Policy](4096),
-		raises:    newBounded[raisedKey, raised](4096),
-		blobs:     newBounded[blobKey, []byte](16384),
-		stored:    newBounded[[32]byte, bool](16384),
-		held:      newBounded[collateralKey, heldCollateral](4096),
-		limits:    newLimits(c.Now),
-		line:      newLine(),
-		aggregate: newAggregate(),
+		Config:       c,
+		challengeKey: challengeKey,
+		policies:     newBounded[[32]byte, attest.Policy](4096),
+		raises:       newBounded[raisedKey, raised](4096),
+		blobs:        newBounded[blobKey, []byte](16384),
+		stored:       newBounded[[32]byte, bool](16384),
+		held:         newBounded[collateralKey, heldCollateral](4096),
+		limits:       newLimits(c.Now),
+		line:         newLine(),
+		aggregate:    newAggregate(),
 	}, nil
 }
 

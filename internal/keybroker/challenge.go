@@ -2,11 +2,14 @@ package keybroker
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base32"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -45,7 +48,7 @@ func (b *Broker) Challenge(ctx context.Context, req door.ChallengeRequest, peer 
 			return door.Challenge{}, err
 		}
 	}
-	c := door.Challenge{Challenge: newID(), Nonce: make([]byte, door.NonceSize)}
+	c := door.Challenge{Challenge: b.newChallengeID(), Nonce: make([]byte, door.NonceSize)}
 	_, _ = rand.Read(c.Nonce)
 	var expires time.Time
 	if err := b.DB.QueryRow(ctx, `INSERT INTO broker_challenge (id, nonce, workspace, generation, epoch, purpose, peer, expires_at)
@@ -57,6 +60,29 @@ func (b *Broker) Challenge(ctx context.Context, req door.ChallengeRequest, peer 
 	c.ExpiresAt = door.FormatTime(expires)
 	door.SignChallenge(b.Key, req, &c)
 	return c, nil
+}
+
+// challengeLabel begins the derivation of the key that marks ids of challenges.
+const challengeLabel = "siesta/challenge-id/v1"
+
+// newChallengeID returns an id that carries a mark of the broker's key, so that what this installation never gave to
+// anybody is refused without a look into the database.
+func (b *Broker) newChallengeID() string {
+	id := newID()
+	return id + "-" + b.mark(id)
+}
+
+// gave says whether the id may be that of a challenge of ours. Whether it is, and is good, only the database knows.
+func (b *Broker) gave(challenge string) bool {
+	id, mark, _ := strings.Cut(challenge, "-")
+	return hmac.Equal([]byte(mark), []byte(b.mark(id)))
+}
+
+// mark is 80 bits of an HMAC, in the alphabet of ids.
+func (b *Broker) mark(id string) string {
+	h := hmac.New(sha256.New, b.challengeKey)
+	h.Write([]byte(id))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(h.Sum(nil)[:10]))
 }
 
 // made counts a challenge or a session, and clears the idle ones away now and then. Whoever happens to be the one to do it

@@ -65,6 +65,9 @@ func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) 
 		return door.Grant{}, err
 	}
 	defer leave()
+	if !b.gave(req.Challenge) {
+		return door.Grant{}, b.anonymous(CodeNonce, peer, "the challenge is unknown")
+	}
 	sealTo, err := door.ParseKey(req.HPKE)
 	if err != nil {
 		return door.Grant{}, b.anonymous(CodeBinding, peer, "the HPKE key is not valid")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -178,6 +179,32 @@ func TestReplayedNonce(t *testing.T) {
 	wantCode(t, err, CodeNonce)
 	_, err = r.broker.Grant(context.Background(), stranger.request(door.Challenge{Challenge: "unknown", Nonce: c.Nonce}, req, ""), "p")
 	wantCode(t, err, CodeNonce)
+}
+
+// TestStrangersChallengeIsRefusedUnseen: an id that this broker never gave is refused without a look into the database.
+func TestStrangersChallengeIsRefusedUnseen(t *testing.T) {
+	r := newRig(t)
+	r.prepareAndArm(testWorkspace)
+	g := r.boot(testWorkspace, 1)
+	c, req, err := g.challengeFor(door.Unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.exec(`ALTER TABLE broker_challenge RENAME TO hidden`)
+	id, mark, _ := strings.Cut(c.Challenge, "-")
+	for name, challenge := range map[string]string{"no mark": id, "another's mark": newID() + "-" + mark, "empty mark": id + "-", "a longer mark": c.Challenge + "a", "nothing": "-"} {
+		spoilt := c
+		spoilt.Challenge = challenge
+		_, err := r.broker.Grant(context.Background(), g.request(spoilt, req, ""), "p")
+		var refused *Refusal
+		if !errors.As(err, &refused) || refused.Code != CodeNonce {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	var refused *Refusal
+	if _, err := r.broker.Grant(context.Background(), g.request(c, req, ""), "p"); err == nil || errors.As(err, &refused) {
+		t.Errorf("ours: %v, and the database was not asked", err)
+	}
 }
 
 func TestNonceIsBurntByAFailure(t *testing.T) {
