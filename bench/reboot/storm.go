@@ -102,7 +102,6 @@ type body struct {
 func (w *world) prepare(ctx context.Context, strangers bool) ([]body, error) {
 	batch := &pgx.Batch{}
 	batch.Queue(`UPDATE broker_lease SET state = 'ended', ended_why = 'bench', until = now(), sealed_enc = NULL, sealed_text = NULL WHERE until > now()`)
-	batch.Queue(`DELETE FROM broker_challenge WHERE used_at IS NULL`)
 	batch.Queue(`UPDATE broker_arm SET state = 'armed', epoch = epoch + 1, report_id = NULL`)
 	if err := w.db.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, err

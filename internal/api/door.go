@@ -84,6 +84,7 @@ func (s *Server) unreadable(w http.ResponseWriter, r *http.Request, err error) {
 func (s *Server) countUnreadable(r *http.Request) {
 	s.metrics.refused.WithLabelValues(attest.CodeFormat).Inc()
 	s.cfg.Broker.Unreadable(peer(r))
+	callOf(r.Context()).quiet = true
 }
 
 // doorAnswer gives a refused guest the id of the decision and nothing else: whoever runs the guest may not be whom it
@@ -95,7 +96,11 @@ func (s *Server) doorAnswer(w http.ResponseWriter, r *http.Request, answer any, 
 		writeJSON(w, http.StatusOK, answer)
 	case errors.As(err, &refusal):
 		s.metrics.refused.WithLabelValues(refusal.Code).Inc()
-		s.cfg.Logger.Info("guest refused", zap.String("request", callOf(r.Context()).id), zap.String("decision", refusal.ID), zap.String("code", refusal.Code))
+		level := zap.InfoLevel
+		if refusal.Counted {
+			level, callOf(r.Context()).quiet = zap.DebugLevel, true
+		}
+		s.cfg.Logger.Log(level, "guest refused", zap.String("request", callOf(r.Context()).id), zap.String("decision", refusal.ID), zap.String("code", refusal.Code))
 		p := kindDoor.because("Refused; decision " + refusal.ID + ".")
 		if refusal.Code == keybroker.CodeRate {
 			p = kindRate.because("Refused; decision " + refusal.ID + ".")

@@ -88,8 +88,8 @@ func TestKBSManyUnusedSessions(t *testing.T) {
 		t.Fatal(status)
 	}
 	w.exec(`INSERT INTO broker_kbs_session (id, cookie, nonce, tee, hash, peer, expires_at, used_at)
-		SELECT 's' || i, sha256(i::text::bytea), sha256(i::text::bytea), 'snp', 'sha384', '198.51.100.66', now() + interval '10 minutes',
-			CASE WHEN i % 2 = 0 THEN now() END FROM generate_series(1, 10000) i`)
+		SELECT 's' || i, sha256(i::text::bytea), sha256(i::text::bytea), 'snp', 'sha384', '198.51.100.66', now() + interval '1 second',
+			CASE WHEN i % 2 = 0 THEN now() - interval '2 minutes' END FROM generate_series(1, 10000) i`)
 	for range 300 {
 		if status := w.client().auth(); status != http.StatusOK {
 			t.Fatalf("one session more: %d", status)

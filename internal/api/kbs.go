@@ -180,7 +180,11 @@ func (s *Server) kbsError(r *http.Request, err error, again func(error) *kbs.Err
 		return own
 	case errors.As(err, &refusal):
 		s.metrics.refused.WithLabelValues(refusal.Code).Inc()
-		s.cfg.Logger.Info("guest refused", zap.String("request", callOf(r.Context()).id), zap.String("decision", refusal.ID), zap.String("code", refusal.Code))
+		level := zap.InfoLevel
+		if refusal.Counted {
+			level, callOf(r.Context()).quiet = zap.DebugLevel, true
+		}
+		s.cfg.Logger.Log(level, "guest refused", zap.String("request", callOf(r.Context()).id), zap.String("decision", refusal.ID), zap.String("code", refusal.Code))
 		switch refusal.Code {
 		case keybroker.CodeRate:
 			return kbs.TooMany(kbsRate)

@@ -37,6 +37,7 @@ type call struct {
 	path   string
 	key    string // Idempotency-Key
 	hash   [32]byte
+	quiet  bool // a stranger's, at the guests' door: counted, and no line of the process's log
 
 	conn    context.Context // ends when the caller has gone
 	control *http.ResponseController
@@ -85,7 +86,11 @@ func (s *Server) observe(next http.Handler) http.Handler {
 			pattern := chi.RouteContext(ctx).RoutePattern()
 			took := time.Since(start)
 			s.metrics.observe(r.Method, pattern, out.status, took)
-			s.cfg.Logger.Info("request", zap.String("request", c.id), zap.String("method", r.Method), zap.String("route", pattern),
+			level := zap.InfoLevel
+			if c.quiet {
+				level = zap.DebugLevel
+			}
+			s.cfg.Logger.Log(level, "request", zap.String("request", c.id), zap.String("method", r.Method), zap.String("route", pattern),
 				zap.Int("status", out.status), zap.Duration("took", took))
 			if aborted {
 				panic(v)

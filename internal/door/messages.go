@@ -50,6 +50,7 @@ const (
 	maxGeneration        = 1 << 30
 	maxSeq               = 1 << 30
 	maxID                = 64
+	maxChallenge         = 192 // a ticket: ids, numbers and a code
 	headerHashSize       = 64
 	maxHPKEKey           = 2 << 10
 	maxContext           = 255
@@ -165,7 +166,7 @@ func (r ChallengeRequest) check() error {
 
 func (c Challenge) check() error {
 	switch {
-	case !isID(c.Challenge):
+	case !isChallenge(c.Challenge):
 		return errors.New("challenge is missing or malformed")
 	case len(c.Nonce) != NonceSize:
 		return errors.New("nonce has a wrong size")
@@ -181,7 +182,7 @@ func (c Challenge) check() error {
 
 func (r GrantRequest) check() error {
 	switch {
-	case !isID(r.Challenge):
+	case !isChallenge(r.Challenge):
 		return errors.New("challenge is missing or malformed")
 	case r.Evidence.TEE == "" || len(r.Evidence.TEE) > maxTEE || !isID(r.Evidence.TEE):
 		return errors.New("evidence.tee is missing or malformed")
@@ -292,7 +293,11 @@ func isTime(s string) bool {
 	return err == nil
 }
 
-func isID(s string) bool { return s != "" && len(s) <= maxID && strings.Trim(s, idCharacters) == "" }
+func isID(s string) bool { return len(s) <= maxID && isChallenge(s) }
+
+func isChallenge(s string) bool {
+	return s != "" && len(s) <= maxChallenge && strings.Trim(s, idCharacters) == ""
+}
 
 func isHashOrEmpty(s string) bool {
 	return s == "" || len(s) == headerHashSize && strings.Trim(s, lowerHex) == ""

@@ -25,10 +25,13 @@ func (b *Broker) Attest(ctx context.Context, req door.GrantRequest, peer string)
 		return "", err
 	}
 	defer leave()
-	if !b.gave(req.Challenge) {
+	ctx, cancel := whole(ctx)
+	defer cancel()
+	t, nonce, ok := b.ticket(req.Challenge)
+	if !ok {
 		return "", b.anonymous(CodeNonce, peer, "the challenge is unknown")
 	}
-	a, err := b.consume(ctx, req)
+	a, err := b.consume(ctx, req, t, nonce)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", b.anonymous(CodeNonce, peer, "the challenge is unknown, used or expired")
 	}

@@ -136,7 +136,7 @@ type Broker struct {
 	line         *line
 	aggregate    *aggregate
 
-	challenged, opened atomic.Uint64 // challenges and sessions that were made; see clearEvery
+	opened atomic.Uint64 // sessions that were made; see clearEvery
 }
 
 type blobKey struct {
@@ -220,19 +220,16 @@ func (b *Broker) sweep(ctx context.Context) error {
 			return fmt.Errorf("writing aggregated refusals: %w", err)
 		}
 	}
-	if err := b.clearIdle(ctx); err != nil {
-		return err
-	}
 	// What was granted is kept for a while, for answers that were lost. For a minute nothing is: see redeliver.
 	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_challenge WHERE expires_at < now() - interval '1 day'
 		OR expires_at < now() - interval '1 minute' AND outcome IS DISTINCT FROM 'granted'`); err != nil {
 		return fmt.Errorf("deleting old challenges: %w", err)
 	}
 	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_kbs_session WHERE expires_at < now() - interval '1 hour'
-		OR expires_at < now() AND attested_at IS NULL`); err != nil {
+		OR expires_at < now() - interval '1 minute' AND attested_at IS NULL`); err != nil {
 		return fmt.Errorf("deleting old sessions: %w", err)
 	}
-	return b.sweepSecrets(ctx)
+	return errors.Join(b.clearIdle(ctx), b.sweepSecrets(ctx))
 }
 
 // bounded is a map that forgets an arbitrary entry when it is full: what it holds can always be read again.

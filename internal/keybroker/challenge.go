@@ -2,15 +2,10 @@ package keybroker
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/base32"
 	"errors"
 	"fmt"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,14 +18,15 @@ import (
 
 // Challenge gives a guest a nonce to put into its report. peer is the address it is asked from.
 //
-// Anybody who knows a workspace may ask, so what is asked for must take nothing from the workspace's guest: no number of
-// challenges is the last, and those that nobody uses are cleared away (clearIdle).
+// Anybody who knows a workspace may ask, so nothing is written and nothing is used up: see ticket.
 func (b *Broker) Challenge(ctx context.Context, req door.ChallengeRequest, peer string) (door.Challenge, error) {
 	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer) && b.limits.challenge(req.Workspace, peer))
 	if err != nil {
 		return door.Challenge{}, err
 	}
 	defer leave()
+	ctx, cancel := whole(ctx)
+	defer cancel()
 	if req.Purpose != door.Unlock && req.Purpose != door.Renew && req.Purpose != door.Attest {
 		return door.Challenge{}, b.anonymous(CodeBinding, peer, "purpose is not served")
 	}
@@ -48,68 +44,44 @@ func (b *Broker) Challenge(ctx context.Context, req door.ChallengeRequest, peer 
 			return door.Challenge{}, err
 		}
 	}
-	c := door.Challenge{Challenge: b.newChallengeID(), Nonce: make([]byte, door.NonceSize)}
-	_, _ = rand.Read(c.Nonce)
-	var expires time.Time
-	if err := b.DB.QueryRow(ctx, `INSERT INTO broker_challenge (id, nonce, workspace, generation, epoch, purpose, peer, expires_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(secs => $8)) RETURNING expires_at`,
-		c.Challenge, c.Nonce, req.Workspace, req.Generation, t.armEpoch, string(req.Purpose), peer, door.ChallengeLife.Seconds()).Scan(&expires); err != nil {
-		return door.Challenge{}, fmt.Errorf("storing a challenge for workspace %s: %w", req.Workspace, err)
-	}
-	b.made(ctx, &b.challenged)
-	c.ExpiresAt = door.FormatTime(expires)
+	var c door.Challenge
+	c.Challenge, c.Nonce = b.issue(ticket{
+		id: newID(), workspace: req.Workspace, generation: req.Generation, epoch: t.armEpoch, purpose: req.Purpose, expires: t.expires,
+	})
+	c.ExpiresAt = door.FormatTime(t.expires)
 	door.SignChallenge(b.Key, req, &c)
 	return c, nil
 }
 
-// challengeLabel begins the derivation of the key that marks ids of challenges.
-const challengeLabel = "siesta/challenge-id/v1"
-
-// newChallengeID returns an id that carries a mark of the broker's key, so that what this installation never gave to
-// anybody is refused without a look into the database.
-func (b *Broker) newChallengeID() string {
-	id := newID()
-	return id + "-" + b.mark(id)
+// whole lets a request that was let in come to its end, in bounded time, when its caller hangs up: what a stranger causes
+// is counted and charged whether or not he waits for the answer, and a query that is cut off costs a connection.
+func whole(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 }
 
-// gave says whether the id may be that of a challenge of ours. Whether it is, and is good, only the database knows.
-func (b *Broker) gave(challenge string) bool {
-	id, mark, _ := strings.Cut(challenge, "-")
-	return hmac.Equal([]byte(mark), []byte(b.mark(id)))
-}
+const requestTimeout = 25 * time.Second
 
-// mark is 80 bits of an HMAC, in the alphabet of ids.
-func (b *Broker) mark(id string) string {
-	h := hmac.New(sha256.New, b.challengeKey)
-	h.Write([]byte(id))
-	return strings.ToLower(base32.StdEncoding.EncodeToString(h.Sum(nil)[:10]))
-}
-
-// made counts a challenge or a session, and clears the idle ones away now and then. Whoever happens to be the one to do it
-// does not fail with it: the next does it again.
-func (b *Broker) made(ctx context.Context, count *atomic.Uint64) {
-	if count.Add(1)%clearEvery != 0 {
+// made counts a session, and clears the idle ones away now and then. Whoever happens to be the one to do it does not fail
+// with it; the sweep does it again.
+func (b *Broker) made(ctx context.Context) {
+	if b.opened.Add(1)%clearEvery != 0 {
 		return
 	}
 	if err := b.clearIdle(ctx); err != nil {
-		b.Logger.Warn("clearing idle challenges and sessions away", zap.Error(err))
+		b.Logger.Warn("clearing idle sessions away", zap.Error(err))
 	}
 }
 
-// clearIdle deletes challenges that were not used, or used and refused, and sessions that were not attested, beyond a
-// number: the newest of each asker is kept before the second newest of any, and so on. An asker that holds few loses none
-// for what others hold; whoever holds many loses his own oldest. What is deleted is refused like what never was.
+// clearIdle deletes sessions that were not attested, beyond a number and half a minute after they were opened: the newest
+// of each asker is kept before the second newest of any, and so on. An asker that holds few loses none for what others
+// hold, unless these are thousands; whoever holds many loses his own oldest. What is deleted is refused like what never
+// was, and a stock client opens another session.
 func (b *Broker) clearIdle(ctx context.Context) error {
-	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_challenge WHERE (used_at IS NULL OR outcome = 'refused') AND id IN (
-		SELECT id FROM (SELECT id, expires_at, row_number() OVER (PARTITION BY workspace, peer ORDER BY expires_at DESC) AS nth
-			FROM broker_challenge WHERE used_at IS NULL OR outcome = 'refused') idle
-		ORDER BY nth, expires_at DESC OFFSET $1)`, maxIdleChallenges); err != nil {
-		return fmt.Errorf("deleting idle challenges: %w", err)
-	}
-	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_kbs_session WHERE attested_at IS NULL AND id IN (
+	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_kbs_session WHERE attested_at IS NULL AND expires_at < now() + make_interval(secs => $2)
+			AND (used_at IS NULL OR used_at < now() - interval '1 minute') AND id IN (
 		SELECT id FROM (SELECT id, expires_at, row_number() OVER (PARTITION BY peer ORDER BY expires_at DESC) AS nth
 			FROM broker_kbs_session WHERE attested_at IS NULL) idle
-		ORDER BY nth, expires_at DESC OFFSET $1)`, maxIdleSessions); err != nil {
+		ORDER BY nth, expires_at DESC OFFSET $1)`, maxIdleSessions, (sessionLife - freshSession).Seconds()); err != nil {
 		return fmt.Errorf("deleting idle sessions: %w", err)
 	}
 	return nil
@@ -120,6 +92,7 @@ type target struct {
 	source
 	volumeState, armState string
 	armEpoch              int
+	expires               time.Time // of a challenge that is given now
 }
 
 func (t target) refusal(req door.ChallengeRequest) (code, why string) {
@@ -143,11 +116,12 @@ func (b *Broker) target(ctx context.Context, req door.ChallengeRequest) (target,
 	t.workspace = req.Workspace
 	var version *int
 	var secret *string
-	err := b.DB.QueryRow(ctx, `SELECT v.state, v.site, v.secret_id, a.state, a.epoch, k.version, k.blob_hash
+	err := b.DB.QueryRow(ctx, `SELECT v.state, v.site, v.secret_id, a.state, a.epoch, k.version, k.blob_hash,
+			date_trunc('second', now()) + make_interval(secs => $3)
 		FROM broker_arm a JOIN broker_volume v USING (workspace)
 		LEFT JOIN broker_key k ON k.workspace = a.workspace AND k.state = 'active'
-		WHERE a.workspace = $1 AND a.generation = $2`, req.Workspace, req.Generation).
-		Scan(&t.volumeState, &t.site, &secret, &t.armState, &t.armEpoch, &version, &t.blobHash)
+		WHERE a.workspace = $1 AND a.generation = $2`, req.Workspace, req.Generation, door.ChallengeLife.Seconds()).
+		Scan(&t.volumeState, &t.site, &secret, &t.armState, &t.armEpoch, &version, &t.blobHash, &t.expires)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return target{}, nil
 	}
@@ -205,13 +179,15 @@ func hashMatches(blob, want []byte) bool {
 	return subtle.ConstantTimeCompare(got[:], want) == 1
 }
 
-// foreignBlob records that a key store lied. It is nobody's mistake but the store's, so it is recorded in full.
+// foreignBlob records that a key store lied. It is nobody's mistake but the store's, and has
+// a budget that no guest and no stranger can spend.
 func (b *Broker) foreignBlob(ctx context.Context, s source, why string) error {
 	b.Logger.Error("the wrapped key is not the recorded one", zap.String("workspace", s.workspace), zap.String("site", s.site))
 	r := &Refusal{ID: newID(), Code: CodeKeyBlob, Detail: why}
 	if s.object != "" {
-		if !b.limits.record(s.workspace, false) {
+		if !b.limits.record(s.workspace, ours) {
 			b.aggregate.add(r.Code)
+			r.Counted = true
 			return r
 		}
 		_, err := b.Log.Refuse(ctx, audit.Entry{
@@ -238,5 +214,5 @@ func (b *Broker) Unreadable(peer string) {
 func (b *Broker) anonymous(code, peer, why string) error {
 	b.limits.peerRefused(peer)
 	b.aggregate.add(code)
-	return &Refusal{ID: newID(), Code: code, Detail: why}
+	return &Refusal{ID: newID(), Code: code, Detail: why, Counted: true}
 }

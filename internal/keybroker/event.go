@@ -82,7 +82,7 @@ func (b *Broker) event(ctx context.Context, tx pgx.Tx, lease string, e door.Even
 	ending := gaveUp(e.Stage)
 	code, why := "", ""
 	switch {
-	case e.Seq > maxEvents:
+	case e.Seq > maxEvents && !ending: // the lease ends with that one
 		code, why = CodeRate, "too many events of one lease"
 	case e.Seq <= h.seq:
 		code, why = CodeBinding, "the event's number is not above the last"
@@ -100,8 +100,9 @@ func (b *Broker) event(ctx context.Context, tx pgx.Tx, lease string, e door.Even
 	var refused *Refusal
 	if code != "" {
 		refused, outcome = &Refusal{ID: newID(), Code: code, Detail: why}, audit.Refused
-		if !b.limits.record(h.workspace, true) {
+		if !b.limits.record(h.workspace, proved) {
 			b.aggregate.add(code)
+			refused.Counted = true
 			return refused, nil
 		}
 		details["decision"] = refused.ID

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -58,35 +59,39 @@ func TestChallengesCannotBeExhausted(t *testing.T) {
 	}
 }
 
-// Idle challenges are bounded, whoever makes them and however many; the guest's own are not the ones that go.
-func TestIdleChallengesAreBounded(t *testing.T) {
+// Asking leaves nothing behind, and what was used stays until it has run out, so that it cannot be used again.
+func TestAskingLeavesNothing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.prepareAndArm(testWorkspace)
 	g := r.boot(testWorkspace, 1)
-	c, req, err := g.challengeFor(door.Unlock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Younger than the guest's: of one stranger, refused or unused, and of as many others as there may be challenges.
-	r.exec(`INSERT INTO broker_challenge (id, nonce, workspace, generation, epoch, purpose, peer, expires_at, used_at, outcome)
-		SELECT 'one' || i, sha256(i::text::bytea), $1, 1, 1, 'unlock', '198.51.100.66', now() + interval '3 minutes',
-			CASE WHEN i % 2 = 0 THEN now() END, CASE WHEN i % 2 = 0 THEN 'refused' END FROM generate_series(1, $2) i`, testWorkspace, maxIdleChallenges)
-	r.exec(`INSERT INTO broker_challenge (id, nonce, workspace, generation, epoch, purpose, peer, expires_at)
-		SELECT 'many' || i, sha256(i::text::bytea), $1, 1, 1, 'unlock', 'p' || i % 1000, now() + interval '3 minutes' FROM generate_series(1, 4000) i`, testWorkspace)
-	for range clearEvery {
+	for range 4 * challengeBurst {
 		if _, err := r.challengeFrom(stranger, door.Renew); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := r.count(`SELECT count(*) FROM broker_challenge`); n > maxIdleChallenges+clearEvery {
-		t.Errorf("%d challenges are kept, want at most %d", n, maxIdleChallenges+clearEvery)
+	if n := r.count(`SELECT count(*) FROM broker_challenge`); n != 0 {
+		t.Errorf("%d rows for challenges that nobody used", n)
 	}
-	if n := r.count(`SELECT count(*) FROM broker_challenge WHERE peer LIKE 'p%'`); n != 4000 {
-		t.Errorf("%d of 4000 challenges of those who hold four each are left, beside one who holds thousands", n)
+	c, req, err := g.challengeFor(door.Unlock)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := r.broker.Grant(context.Background(), g.request(c, req, ""), siteNAT); err != nil {
-		t.Errorf("the guest's own challenge: %v", err)
+	request := g.request(c, req, "")
+	spoilt := request
+	spoilt.HPKE = r.boot(testWorkspace, 1).hpke.Public()
+	if _, err := r.broker.Grant(context.Background(), spoilt, stranger); err == nil {
+		t.Fatal("granted to a spoilt report")
+	}
+	for range 2 {
+		if err := r.broker.sweep(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.broker.Grant(context.Background(), request, siteNAT)
+		wantCode(t, err, CodeNonce)
+	}
+	if _, _, err := g.grant(door.Unlock); err != nil {
+		t.Fatal(err)
 	}
 	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '2 minutes'`)
 	if err := r.broker.sweep(context.Background()); err != nil {
@@ -94,6 +99,39 @@ func TestIdleChallengesAreBounded(t *testing.T) {
 	}
 	if n := r.count(`SELECT count(*) FROM broker_challenge`); n != 1 {
 		t.Errorf("%d challenges are left when all have run out, want the one that was granted", n)
+	}
+}
+
+// Whoever hangs up is counted and charged like who waits, and costs no connection.
+func TestHangingUpIsCharged(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	gone, hangUp := context.WithCancel(context.Background())
+	hangUp()
+	before := r.db.Stat().NewConnsCount()
+	for i := range peerBurst {
+		_, err := r.broker.Challenge(gone, door.ChallengeRequest{Workspace: "nobody" + strconv.Itoa(i), Generation: 1, Purpose: door.Unlock}, stranger)
+		wantCode(t, err, CodeWorkspace)
+	}
+	if r.broker.limits.peerAllowed(stranger) {
+		t.Error("the stranger has credit left")
+	}
+	if n := r.db.Stat().NewConnsCount() - before; n > 1 {
+		t.Errorf("%d new connections", n)
+	}
+	r.prepareAndArm(testWorkspace)
+	g := r.boot(testWorkspace, 1)
+	c, req, err := g.challengeFor(door.Unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := g.request(c, req, "")
+	request.HPKE = r.boot(testWorkspace, 1).hpke.Public()
+	if _, err := r.broker.Grant(gone, request, siteNAT); err == nil {
+		t.Fatal("granted to a spoilt report")
+	}
+	if n := r.count(`SELECT count(*) FROM broker_decision`); n != 1 {
+		t.Errorf("%d decisions about who hung up, want 1", n)
 	}
 }
 
@@ -426,18 +464,15 @@ func newTokens(t testing.TB) *ear.Signer {
 	return s
 }
 
-// Clearing away may fail, for a lock or a database that is slow: the guest whose request brought it on gets its challenge.
+// Clearing away may fail, for a lock or a database that is slow: the guest whose request brought it on goes on.
 func TestClearingAwayFailsNobody(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.prepareAndArm(testWorkspace)
 	r.exec(`ALTER TABLE broker_kbs_session RENAME TO away`)
 	for range clearEvery {
-		if _, err := r.challengeFrom(siteNAT, door.Renew); err != nil {
-			t.Fatal(err)
-		}
+		r.broker.made(context.Background())
 	}
-	if n := r.logged.FilterMessage("clearing idle challenges and sessions away").Len(); n != 1 {
+	if n := r.logged.FilterMessage("clearing idle sessions away").Len(); n != 1 {
 		t.Errorf("%d warnings, want 1", n)
 	}
 }

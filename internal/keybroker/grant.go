@@ -65,14 +65,17 @@ func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) 
 		return door.Grant{}, err
 	}
 	defer leave()
-	if !b.gave(req.Challenge) {
+	ctx, cancel := whole(ctx)
+	defer cancel()
+	t, nonce, ok := b.ticket(req.Challenge)
+	if !ok {
 		return door.Grant{}, b.anonymous(CodeNonce, peer, "the challenge is unknown")
 	}
 	sealTo, err := door.ParseKey(req.HPKE)
 	if err != nil {
 		return door.Grant{}, b.anonymous(CodeBinding, peer, "the HPKE key is not valid")
 	}
-	a, err := b.consume(ctx, req)
+	a, err := b.consume(ctx, req, t, nonce)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return b.redeliver(ctx, req, peer, leave)
 	}
@@ -89,11 +92,7 @@ func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) 
 	if errors.Is(err, errFloorMoved) {
 		g, err = b.decide(ctx, a) // floors are raised by two people: not twice in a moment
 	}
-	var refused *Refusal
-	if errors.As(err, &refused) {
-		b.limits.peerRefused(peer)
-		b.Logger.Warn("guest refused", zap.String("workspace", a.challenge.Workspace), zap.String("code", refused.Code), zap.String("decision", refused.ID))
-	}
+	b.refusedGuest(a, peer, err)
 	return g, err
 }
 
@@ -130,14 +129,15 @@ const attemptJoins = ` JOIN broker_arm a ON a.workspace = c.workspace AND a.gene
 	JOIN broker_volume v ON v.workspace = c.workspace
 	LEFT JOIN broker_key k ON k.workspace = c.workspace AND k.state = 'active'`
 
-// consumeQuery is a statement and a transaction of its own: used_at is durable before the evidence is looked at.
-const consumeQuery = `WITH c AS (UPDATE broker_challenge SET used_at = now()
-	WHERE id = $1 AND used_at IS NULL AND expires_at > now()
-	RETURNING nonce, workspace, generation, purpose, epoch)
+// consumeQuery is a statement and a transaction of its own: that the nonce is used is durable before the evidence is looked
+// at. The row stays until after the challenge has run out, so it cannot be written twice.
+const consumeQuery = `WITH c AS (INSERT INTO broker_challenge (id, nonce, workspace, generation, epoch, purpose, expires_at, used_at)
+	SELECT $1, $2, workspace, generation, $5, $6, $7, now() FROM broker_arm WHERE workspace = $3 AND generation = $4 AND $7 > now()
+	ON CONFLICT DO NOTHING RETURNING nonce, workspace, generation, purpose, epoch)
 	SELECT ` + attemptColumns + ` FROM c` + attemptJoins
 
-func (b *Broker) consume(ctx context.Context, req door.GrantRequest) (*attempt, error) {
-	return scanAttempt(b.DB.QueryRow(ctx, consumeQuery, req.Challenge), req)
+func (b *Broker) consume(ctx context.Context, req door.GrantRequest, t ticket, nonce []byte) (*attempt, error) {
+	return scanAttempt(b.DB.QueryRow(ctx, consumeQuery, req.Challenge, nonce, t.workspace, t.generation, t.epoch, string(t.purpose), t.expires), req)
 }
 
 func scanAttempt(row pgx.Row, req door.GrantRequest) (*attempt, error) {
@@ -315,7 +315,7 @@ func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, peer stri
 		coalesce(l.id, ''), coalesce(l.until, now()), coalesce(l.renew_after, now()), coalesce(l.sealed_enc, ''), coalesce(l.sealed_text, ''), coalesce(l.entry, 0), l.request, l.policy
 		FROM broker_challenge c LEFT JOIN broker_lease l ON l.challenge = c.id AND l.state = 'live' AND l.until > now()
 			AND (c.purpose = 'renew' OR l.sealed_text IS NOT NULL)
-		WHERE c.id = $1 AND c.used_at IS NOT NULL`, req.Challenge)
+		WHERE c.id = $1`, req.Challenge)
 	err := row.Scan(&busy, &d.lease, &d.until, &d.renewAfter, &d.sealed.Enc, &d.sealed.Ciphertext, &d.entry, &request, &policy)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return door.Grant{}, fmt.Errorf("looking for an earlier answer: %w", err)

@@ -15,13 +15,14 @@ const (
 	challengeBurst, challengeEvery = 32, 2 * time.Second         // challenges of a workspace for an address
 	sessionBurst, sessionEvery     = 300, 100 * time.Millisecond // sessions of /kbs/v0 for an address
 	leaseBurst, leaseEvery         = 60, 10 * time.Second        // grants of a workspace; more often where leases are short
-	attestBurst, attestEvery       = 30, 10 * time.Second        // tokens of a workspace
+	attestBurst, attestEvery       = 30, 10 * time.Second        // tokens of a boot
 	secretBurst, secretEvery       = 64, time.Second             // secrets of a workspace
 	recordBurst, recordEvery       = 30, time.Minute             // refusals of a workspace that are kept
+	keepBurst, keepEvery           = 1000, 10 * time.Second      // unproved evidence that is kept, of all workspaces
 	maxBuckets                     = 16384
-	maxIdleChallenges              = 16384 // rows of challenges that were not granted, of everybody
-	maxIdleSessions                = 8192  // the same of sessions that were not attested
-	clearEvery                     = 256   // made by this process, until the idle ones are cleared away again
+	maxIdleSessions                = 8192             // rows of sessions that were not attested, of everybody
+	clearEvery                     = 256              // sessions of this process, until the idle ones are cleared away again
+	freshSession                   = 30 * time.Second // no session goes that soon
 	linePlaces, lineLength         = 2, 256
 )
 
@@ -96,21 +97,31 @@ func (l *limits) lease(workspace string, life time.Duration) bool {
 	return l.take(l.leases, workspace, leaseBurst, min(leaseEvery, life/8), 1)
 }
 
-func (l *limits) attest(workspace string) bool {
-	return l.take(l.attests, workspace, attestBurst, attestEvery, 1)
+// attest is paid by boots, so that a clone spends its own.
+func (l *limits) attest(workspace string, reportID []byte) bool {
+	return l.take(l.attests, workspace+" "+string(reportID), attestBurst, attestEvery, 1)
 }
 
 func (l *limits) secret(workspace string) bool {
 	return l.take(l.secrets, workspace, secretBurst, secretEvery, 1)
 }
 
-// record is whether a refusal is kept with its evidence. Guests that have proved themselves have a bucket of their own,
-// which nobody can empty who has only heard of the workspace.
-func (l *limits) record(workspace string, proved bool) bool {
-	if proved {
-		workspace += " proved"
+// cause is whose doing a refusal is.
+type cause string
+
+const (
+	unproved cause = "unproved" // whoever has heard of the workspace
+	proved   cause = "proved"   // a guest whose evidence was judged good
+	ours     cause = "ours"     // the key store, or this side of the door
+)
+
+// record is whether a refusal is kept. Each cause has a bucket of its own for each workspace, so that nobody can have what
+// others do go unrecorded; what strangers send is bounded for all workspaces together as well, for it is kept for good.
+func (l *limits) record(workspace string, why cause) bool {
+	if why == unproved && !l.take(l.records, "", keepBurst, keepEvery, 1) {
+		return false
 	}
-	return l.take(l.records, workspace, recordBurst, recordEvery, 1)
+	return l.take(l.records, string(why)+" "+workspace, recordBurst, recordEvery, 1)
 }
 
 // line is where requests wait whose address has spent its credit. They are not refused for it: they take turns in the order

@@ -197,6 +197,10 @@ func TestInterruptedGrantIsNoRefusal(t *testing.T) {
 		t.Fatal(err)
 	}
 	request := g.request(c, req, "")
+	used, nonce, _ := r.broker.ticket(c.Challenge)
+	if _, err := r.broker.consume(context.Background(), request, used, nonce); err != nil {
+		t.Fatal(err)
+	}
 	r.exec(`UPDATE broker_challenge SET used_at = now() - interval '100 seconds' WHERE id = $1`, c.Challenge)
 	if _, err = r.broker.Grant(context.Background(), request, "p"); !errors.Is(err, ErrBusy) {
 		t.Errorf("while the challenge lives: %v", err)

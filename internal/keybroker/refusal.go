@@ -33,6 +33,8 @@ type Refusal struct {
 	Code   string
 	Detail string
 	Checks []attest.Check // every check of the decision, failed ones included
+	// Counted says that nothing was kept of it but a count: strangers can cause as many of these as they like.
+	Counted bool
 }
 
 func (r *Refusal) Error() string {

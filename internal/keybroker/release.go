@@ -37,6 +37,7 @@ type standing struct {
 	headerHash string
 	keyActive  bool
 	lease      *leaseRow // the live one of the volume, if it has not run out
+	lapsed     bool      // there is one that has run out and still counts as live
 	held       bool      // an earlier guest may still use the key, though its lease was ended; for an unlock
 	secretLive bool      // where the release is of a secret
 	floor      []byte    // digest of the floor file in force, nil for none
@@ -98,12 +99,14 @@ func (b *Broker) readStanding(ctx context.Context, tx *postgres.Batches, a *atte
 			_, err := pgx.ForEachRow(rows, []any{&s.keyActive}, func() error { return nil })
 			return err
 		})
-	batch.Queue(`SELECT id, workspace, generation, epoch, report_id, signing_key FROM broker_lease
-		WHERE volume_id = $1 AND state = 'live' AND until > now() FOR UPDATE`, a.volumeID).
+	batch.Queue(`SELECT id, workspace, generation, epoch, report_id, signing_key, until <= now() FROM broker_lease
+		WHERE volume_id = $1 AND state = 'live' FOR UPDATE`, a.volumeID).
 		Query(func(rows pgx.Rows) error {
 			var l leaseRow
-			_, err := pgx.ForEachRow(rows, []any{&l.id, &l.workspace, &l.generation, &l.epoch, &l.reportID, &l.signingKey}, func() error {
-				s.lease = &l
+			_, err := pgx.ForEachRow(rows, []any{&l.id, &l.workspace, &l.generation, &l.epoch, &l.reportID, &l.signingKey, &s.lapsed}, func() error {
+				if !s.lapsed {
+					s.lease = &l
+				}
 				return nil
 			})
 			return err
@@ -259,12 +262,13 @@ func (b *Broker) unlock(ctx context.Context, tx *postgres.Batches, a *attempt, d
 	if d.entry, err = b.Log.Queue(batch, b.entry(a, d, "key.release", audit.Success, "")); err != nil {
 		return err
 	}
-	batch.Queue(`UPDATE broker_arm SET state = 'released', report_id = $4, reason = '', changed_at = now()
-		WHERE workspace = $1 AND generation = $2 AND epoch = $3 AND state IN ('armed', 'released')`,
-		a.challenge.Workspace, a.challenge.Generation, a.epoch, a.result.ReportID[:])
-	batch.Queue(`UPDATE broker_lease SET state = 'ended', ended_why = 'expired', sealed_enc = NULL, sealed_text = NULL
-		WHERE volume_id = $1 AND state = 'live' AND until <= now()`, a.volumeID)
-	batch.Queue(`INSERT INTO broker_lease (id, workspace, generation, epoch, volume_id, report_id, signing_key, chip, product, policy, state, mode, until, renew_after,
+	if s.lapsed {
+		batch.Queue(`UPDATE broker_lease SET state = 'ended', ended_why = 'expired', sealed_enc = NULL, sealed_text = NULL
+			WHERE volume_id = $1 AND state = 'live' AND until <= now()`, a.volumeID)
+	}
+	batch.Queue(`WITH armed AS (UPDATE broker_arm SET state = 'released', report_id = $6, reason = '', changed_at = now()
+		WHERE workspace = $2 AND generation = $3 AND epoch = $4 AND state IN ('armed', 'released'))
+		INSERT INTO broker_lease (id, workspace, generation, epoch, volume_id, report_id, signing_key, chip, product, policy, state, mode, until, renew_after,
 			stage, challenge, request, sealed_enc, sealed_text, entry)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $15, $16, 'live', $9, now() + make_interval(secs => $10), now() + make_interval(secs => $10 / 2),
 			'attested', $11, $12, $13, $14, $17) RETURNING until, renew_after`,
@@ -293,8 +297,9 @@ func (b *Broker) renew(ctx context.Context, tx *postgres.Batches, a *attempt, d 
 	return b.writeDecision(ctx, tx, a, d, batch, "renewed", "", checks)
 }
 
-// refuse writes a refusal of genuine evidence, beyond a rate only into the count of refusals. A second boot, always written, suspends the generation: renewals of the first are refused
-// from then on, so that its lease dies and a person can look.
+// refuse writes a refusal of genuine evidence, beyond a rate only into the count of refusals. A second boot, always
+// written, suspends the generation: renewals of the first are refused from then on, so that its lease dies and a person can
+// look.
 func (b *Broker) refuse(ctx context.Context, tx *postgres.Batches, a *attempt, d *decision, s standing, checks []attest.Check, code string) error {
 	second := false
 	for i := range checks {
@@ -307,9 +312,10 @@ func (b *Broker) refuse(ctx context.Context, tx *postgres.Batches, a *attempt, d
 	}
 	d.refusal = &Refusal{ID: d.id, Code: code, Detail: failedNames(checks), Checks: checks}
 	batch := &pgx.Batch{}
-	if !second && !b.limits.record(a.challenge.Workspace, true) {
+	if !second && !b.limits.record(a.challenge.Workspace, proved) {
 		b.aggregate.add(code)
-		batch.Queue(`UPDATE broker_challenge SET outcome = 'refused' WHERE id = $1`, a.req.Challenge)
+		d.refusal.Counted = true
+		batch.Queue(`UPDATE broker_challenge SET outcome = 'refused' WHERE id = $1 AND outcome IS NULL`, a.req.Challenge)
 		return tx.Commit(ctx, batch)
 	}
 	if second {
@@ -335,8 +341,9 @@ func (b *Broker) refuse(ctx context.Context, tx *postgres.Batches, a *attempt, d
 func (b *Broker) refuseEvidence(ctx context.Context, a *attempt, verdict *attest.Refusal) error {
 	d := decision{id: newID()}
 	r := &Refusal{ID: d.id, Code: verdict.Code, Detail: verdict.Detail, Checks: verdict.Checks}
-	if !b.limits.record(a.challenge.Workspace, false) {
+	if !b.limits.record(a.challenge.Workspace, unproved) {
 		b.aggregate.add(r.Code)
+		r.Counted = true
 		if _, err := b.DB.Exec(ctx, `UPDATE broker_challenge SET outcome = 'refused' WHERE id = $1`, a.req.Challenge); err != nil {
 			return fmt.Errorf("closing a challenge: %w", err)
 		}
@@ -351,6 +358,7 @@ func (b *Broker) refuseEvidence(ctx context.Context, a *attempt, verdict *attest
 		return b.writeDecision(ctx, tx, a, &d, batch, "refused", r.Code, verdict.Checks)
 	})
 	if err != nil {
+		b.aggregate.add(r.Code)
 		return fmt.Errorf("recording a refusal of workspace %s: %w", a.challenge.Workspace, err)
 	}
 	if _, err := b.await(ctx, d.entry); err != nil {
@@ -361,7 +369,7 @@ func (b *Broker) refuseEvidence(ctx context.Context, a *attempt, verdict *attest
 
 // refuseWithoutEvidence records a refusal whose cause is on our side of the door, at a bounded rate.
 func (b *Broker) refuseWithoutEvidence(ctx context.Context, workspace string, r *Refusal) error {
-	if !b.limits.record(workspace, false) {
+	if !b.limits.record(workspace, ours) {
 		b.aggregate.add(r.Code)
 		return nil
 	}
@@ -424,19 +432,26 @@ func (b *Broker) queueDecision(a *attempt, d *decision, batch *pgx.Batch, outcom
 	if err != nil {
 		return fmt.Errorf("encoding the checks: %w", err)
 	}
-	keep := func(body []byte) []byte {
+	name := func(body []byte) []byte {
 		if len(body) == 0 {
 			return nil
 		}
 		h := sha256.Sum256(body)
-		if _, known := b.stored.get(h); !known {
-			batch.Queue(`INSERT INTO broker_blob (sha256, body) VALUES ($1, $2) ON CONFLICT DO NOTHING`, h[:], body)
-		}
 		return h[:]
+	}
+	keep := func(body []byte) []byte {
+		h := name(body)
+		if h == nil {
+			return nil
+		}
+		if _, known := b.stored.get([32]byte(h)); !known {
+			batch.Queue(`INSERT INTO broker_blob (sha256, body) VALUES ($1, $2) ON CONFLICT DO NOTHING`, h, body)
+		}
+		return h
 	}
 	keep(a.policyBody)
 	a.collateral.keep(b, batch)
-	report, certificates, log := keep(a.judged.Report), keep(a.judged.Certificates), keep(a.judged.EventLog)
+	certificates, log := keep(a.judged.Certificates), keep(a.judged.EventLog)
 	var lease, secret *string
 	challengeOutcome := "refused"
 	if outcome != "refused" {
@@ -448,12 +463,15 @@ func (b *Broker) queueDecision(a *attempt, d *decision, batch *pgx.Batch, outcom
 	if a.secret != nil {
 		secret = &a.secret.ID
 	}
-	batch.Queue(`INSERT INTO broker_decision (id, workspace, generation, epoch, challenge, purpose, outcome, code, checks, tee, report, certificates,
+	// One statement, for it is written with every release; unlike the rest, no report was stored before.
+	batch.Queue(`WITH report AS (INSERT INTO broker_blob (sha256, body) SELECT $11::bytea, $21::bytea WHERE $11::bytea IS NOT NULL ON CONFLICT DO NOTHING),
+		closed AS (UPDATE broker_challenge SET outcome = $22 WHERE id = $5 AND outcome IS NULL)
+		INSERT INTO broker_decision (id, workspace, generation, epoch, challenge, purpose, outcome, code, checks, tee, report, certificates,
 			event_log, policy, collateral, report_data, judged_at, lease, secret, entry)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)`,
 		d.id, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.req.Challenge, string(a.challenge.Purpose), outcome, code, list,
-		string(a.judged.TEE), report, certificates, log, a.policyHash[:], a.collateral.digest[:], a.reportData[:], a.judgedAt, lease, secret, d.entry)
-	batch.Queue(`UPDATE broker_challenge SET outcome = $2 WHERE id = $1`, a.req.Challenge, challengeOutcome)
+		string(a.judged.TEE), name(a.judged.Report), certificates, log, a.policyHash[:], a.collateral.digest[:], a.reportData[:], a.judgedAt, lease, secret, d.entry,
+		a.judged.Report, challengeOutcome)
 	return nil
 }
 

@@ -191,8 +191,12 @@ func TestStrangersChallengeIsRefusedUnseen(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.exec(`ALTER TABLE broker_challenge RENAME TO hidden`)
-	id, mark, _ := strings.Cut(c.Challenge, "-")
-	for name, challenge := range map[string]string{"no mark": id, "another's mark": newID() + "-" + mark, "empty mark": id + "-", "a longer mark": c.Challenge + "a", "nothing": "-"} {
+	cut := strings.LastIndex(c.Challenge, ".")
+	text, code := c.Challenge[:cut], c.Challenge[cut:]
+	for name, challenge := range map[string]string{
+		"no code": text, "another's code": strings.Replace(text, "unlock", "renew", 1) + code, "another's workspace": text + "x" + code,
+		"empty code": text + ".", "a longer code": c.Challenge + "a", "nothing": ".", "a word": "unknown",
+	} {
 		spoilt := c
 		spoilt.Challenge = challenge
 		_, err := r.broker.Grant(context.Background(), g.request(spoilt, req, ""), "p")
@@ -237,7 +241,12 @@ func TestExpiredNonce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '1 millisecond'`)
+	old, nonce, ok := r.broker.ticket(c.Challenge)
+	if !ok || !bytes.Equal(nonce, c.Nonce) {
+		t.Fatal("the broker does not read its own ticket")
+	}
+	old.expires = old.expires.Add(-door.ChallengeLife - time.Second)
+	c.Challenge, c.Nonce = r.broker.issue(old)
 	_, err = r.broker.Grant(context.Background(), g.request(c, req, ""), "p")
 	wantCode(t, err, CodeNonce)
 }

@@ -153,7 +153,7 @@ func (b *Broker) releaseSecret(ctx context.Context, a *attempt, key kbs.TEEKey, 
 // the same answer for all three, and audited like any refusal.
 func (b *Broker) absentSecret(ctx context.Context, a *attempt, r kbs.Resource) error {
 	absent := fmt.Errorf("%w: %s for workspace %s", ErrNoSecret, r, a.challenge.Workspace)
-	if !b.limits.record(a.challenge.Workspace, true) {
+	if !b.limits.record(a.challenge.Workspace, proved) {
 		b.aggregate.add(CodeSecret)
 		return absent
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/zap"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
@@ -45,6 +46,8 @@ func (b *Broker) OpenSession(ctx context.Context, req kbs.Request, peer string) 
 		return Session{}, err
 	}
 	defer leave()
+	ctx, cancel := whole(ctx)
+	defer cancel()
 	var nonce [32]byte
 	_, _ = rand.Read(nonce[:])
 	s := Session{Cookie: newCookie(), Challenge: kbs.Challenge{Nonce: kbs.NonceText(nonce), Hash: choose(req.Hashes)}}
@@ -54,7 +57,7 @@ func (b *Broker) OpenSession(ctx context.Context, req kbs.Request, peer string) 
 		newID(), cookie[:], nonce[:], req.TEE, string(s.Challenge.Hash), peer, sessionLife.Seconds()).Scan(&s.ExpiresAt); err != nil {
 		return Session{}, fmt.Errorf("storing a session: %w", err)
 	}
-	b.made(ctx, &b.opened)
+	b.made(ctx)
 	return s, nil
 }
 
@@ -96,6 +99,8 @@ func (b *Broker) AttestSession(ctx context.Context, cookie string, body []byte, 
 		return "", err
 	}
 	defer leave()
+	ctx, cancel := whole(ctx)
+	defer cancel()
 	h := handshake{}
 	hash := sha256.Sum256([]byte(cookie))
 	var nonce []byte
@@ -128,7 +133,13 @@ func (b *Broker) AttestSession(ctx context.Context, cookie string, body []byte, 
 		batch.Queue(`UPDATE broker_kbs_session SET attested_at = now(), expires_at = now() + make_interval(secs => $2), workspace = $3, generation = $4, epoch = $5,
 				tee_key = $6, decision = $7, report_data = $8, report = $9, certificates = $10, event_log = $11 WHERE id = $1`,
 			h.id, sessionLife.Seconds(), a.challenge.Workspace, a.challenge.Generation, a.epoch,
-			string(key.JSON()), d.id, a.reportData[:], digest(a.judged.Report), digest(a.judged.Certificates), digest(a.judged.EventLog))
+			string(key.JSON()), d.id, a.reportData[:], digest(a.judged.Report), digest(a.judged.Certificates), digest(a.judged.EventLog)).
+			Exec(func(tag pgconn.CommandTag) error {
+				if tag.RowsAffected() != 1 {
+					return ErrNoSession // a token would name nothing; the decision is rolled back with it
+				}
+				return nil
+			})
 	})
 	if err != nil {
 		b.refusedGuest(a, peer, err)
@@ -142,6 +153,9 @@ func (b *Broker) refusedGuest(a *attempt, peer string, err error) {
 	var refused *Refusal
 	if errors.As(err, &refused) {
 		b.limits.peerRefused(peer)
+		if refused.Counted {
+			return
+		}
 		b.Logger.Warn("guest refused", zap.String("workspace", a.challenge.Workspace), zap.String("code", refused.Code), zap.String("decision", refused.ID))
 	}
 }
@@ -212,8 +226,8 @@ func (b *Broker) attest(ctx context.Context, a *attempt, peer string, more func(
 		}
 		return decision{}, b.refuseEvidence(ctx, a, verdict)
 	}
-	if !b.limits.attest(a.challenge.Workspace) {
-		return decision{}, b.refuseUnkept(ctx, a, peer, CodeRate, "too many attestations of this workspace")
+	if !b.limits.attest(a.challenge.Workspace, a.result.ReportID[:]) {
+		return decision{}, b.refuseUnkept(ctx, a, peer, CodeRate, "too many attestations of this boot")
 	}
 	var d decision
 	err := postgres.InTx(ctx, b.DB, func(tx pgx.Tx) error {
