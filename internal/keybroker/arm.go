@@ -107,8 +107,9 @@ func (b *Broker) arm(ctx context.Context, tx pgx.Tx, a Arm) error {
 	return err
 }
 
-// Rearm allows a released or already armed generation one more release: a reboot that siestad itself carries out. A
-// suspended generation needs a person, see AllowReboot.
+// Rearm allows a released generation one more release: a reboot that siestad itself carries out. One that is armed still
+// begins anew: what was asked for under the arming that nobody took back is worth nothing. A suspended generation needs a
+// person, see AllowReboot.
 func (b *Broker) Rearm(ctx context.Context, tx pgx.Tx, workspace string, generation int, why string) error {
 	doing := func(err error) error {
 		return fmt.Errorf("arming generation %d of workspace %s again: %w", generation, workspace, err)
@@ -120,16 +121,13 @@ func (b *Broker) Rearm(ctx context.Context, tx pgx.Tx, workspace string, generat
 	switch {
 	case a.generation != generation:
 		return doing(fmt.Errorf("%w: the armed generation is %d", ErrState, a.generation))
-	case a.state == stateArmed:
-		return nil
-	case a.state != stateReleased:
+	case a.state != stateReleased && a.state != stateArmed:
 		return doing(fmt.Errorf("%w: it is %s", ErrState, a.state))
 	}
 	if err := free(ctx, tx, workspace); err != nil {
 		return doing(err)
 	}
-	_, err = b.rearm(ctx, tx, a, systemActor, "guest.rearm", why)
-	if err != nil {
+	if _, err = b.rearm(ctx, tx, a, systemActor, "guest.rearm", why); err != nil {
 		return doing(err)
 	}
 	return nil

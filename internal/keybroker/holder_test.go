@@ -49,6 +49,9 @@ func TestEndedLeaseStillHolds(t *testing.T) {
 
 	// Were it armed all the same, the release itself refuses.
 	r.exec(`UPDATE broker_arm SET state = 'armed', epoch = epoch + 1, report_id = NULL`)
+	if err := r.endAndRearm(testWorkspace); !errors.Is(err, ErrState) {
+		t.Errorf("armed anew while a guest may use the key: %v", err)
+	}
 	_, _, err = r.boot(testWorkspace, 1).grant(door.Unlock)
 	wantCode(t, err, CodeLease)
 	r.exec(`UPDATE broker_arm SET state = 'released', report_id = decode(repeat('ab', 32), 'hex')`)
@@ -73,6 +76,26 @@ func TestEndedLeaseStillHolds(t *testing.T) {
 	}
 	if _, _, err := r.boot(testWorkspace, 1).grant(door.Unlock); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRearmOfAnArmedGeneration: nobody took the arming of an earlier reboot back, and its guest has asked for a challenge. The
+// next reboot arms anew, for the guest that boots then.
+func TestRearmOfAnArmedGeneration(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.ready(testWorkspace)
+	r.reboot(testWorkspace)
+	late := r.boot(testWorkspace, 1)
+	c, req, err := late.challengeFor(door.Unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.reboot(testWorkspace)
+	_, err = r.broker.Grant(context.Background(), late.request(c, req, ""), "p")
+	wantCode(t, err, CodeGeneration)
+	if _, _, err := r.boot(testWorkspace, 1).grant(door.Unlock); err != nil {
+		t.Errorf("the guest of the next reboot: %v", err)
 	}
 }
 
