@@ -196,10 +196,10 @@ func (b *Broker) rearm(ctx context.Context, tx pgx.Tx, a armRow, who audit.Actor
 	})
 }
 
-// Unarm takes back an arming that no guest has used. The generation stands as before it: released to its last guest, or
-// suspended, if that is what the arming had lifted or nobody ever had the key. A guest that boots late after all is one
-// that nobody asked for. It changes nothing in any other state, and Rearm and AllowReboot arm again.
-func (b *Broker) Unarm(ctx context.Context, tx pgx.Tx, workspace string, generation int, lifted bool, why string) error {
+// Unarm takes back an arming that no guest has used. The generation stands as before it, released to its last guest; it is
+// suspended if a person had allowed the boot, whose word was for that one, or if nobody ever had the key. A guest that boots
+// late after all is one that nobody asked for. It changes nothing in any other state, and Rearm and AllowReboot arm again.
+func (b *Broker) Unarm(ctx context.Context, tx pgx.Tx, workspace string, generation int, allowed bool, why string) error {
 	doing := func(err error) error {
 		return fmt.Errorf("taking back the arming of generation %d of workspace %s: %w", generation, workspace, err)
 	}
@@ -218,7 +218,7 @@ func (b *Broker) Unarm(ctx context.Context, tx pgx.Tx, workspace string, generat
 			report_id = last.report_id, epoch = a.epoch + 1, reason = $5, changed_at = now()
 		FROM (SELECT (SELECT report_id FROM broker_lease WHERE workspace = $1 AND generation = $2 ORDER BY id DESC LIMIT 1) AS report_id) last
 		WHERE a.workspace = $1 AND a.generation = $2 AND a.epoch = $3 AND a.state = 'armed' RETURNING a.state`,
-		workspace, generation, a.epoch, lifted, bound(why)).Scan(&state); err != nil {
+		workspace, generation, a.epoch, allowed, bound(why)).Scan(&state); err != nil {
 		return doing(err)
 	}
 	if _, err := b.Log.Append(ctx, tx, audit.Entry{

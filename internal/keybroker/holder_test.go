@@ -105,9 +105,9 @@ func TestUnarm(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	r := newRig(t)
-	unarm := func(lifted bool) State {
+	unarm := func(allowed bool) State {
 		t.Helper()
-		if err := r.tx(func(tx pgx.Tx) error { return r.broker.Unarm(ctx, tx, testWorkspace, 1, lifted, "its reboot failed") }); err != nil {
+		if err := r.tx(func(tx pgx.Tx) error { return r.broker.Unarm(ctx, tx, testWorkspace, 1, allowed, "its reboot failed") }); err != nil {
 			t.Fatal(err)
 		}
 		s, err := r.broker.State(ctx, testWorkspace)

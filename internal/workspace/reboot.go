@@ -82,7 +82,6 @@ func (s *Service) rearm(ctx context.Context, tx pgx.Tx, r *run) error {
 	err = s.cfg.Broker.Rearm(ctx, tx, r.Workspace, r.Generation, "reboot")
 	if errors.Is(err, keybroker.ErrState) && r.AllowedBy != nil {
 		_, err = s.cfg.Broker.AllowReboot(ctx, tx, *r.AllowedBy, r.Workspace)
-		r.Lifted = err == nil
 	}
 	return broken(site, err)
 }

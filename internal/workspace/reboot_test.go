@@ -138,6 +138,46 @@ func TestLateBootOfAFailedReboot(t *testing.T) {
 	}
 }
 
+// TestAllowedRebootChangesHands: an older siestad arms a suspended generation in the name of the person who allowed it, and says
+// so nowhere but in the flow; a newer one sees the reboot fail. It takes another word of a person to boot.
+func TestAllowedRebootChangesHands(t *testing.T) {
+	ctx, r := flowtest.Context(t), newRig(t)
+	svc, runner := r.service(nil)
+	stop := flowtest.Run(t, runner)
+	w, op := r.create(ctx, svc)
+	r.await(ctx, op, flow.StateSucceeded)
+	stop()
+	if _, err := r.db.Exec(ctx, `UPDATE broker_arm SET state = 'suspended'`); err != nil {
+		t.Fatal(err)
+	}
+	struck := make(chan struct{})
+	svc, runner = r.service(func(c *flow.Config, _ *Config) {
+		c.Interrupt = func(p flow.Point) bool {
+			if p.Step != "start" || p.At != flow.BeforeIntent {
+				return false
+			}
+			close(struck)
+			return true
+		}
+	})
+	flowtest.Run(t, runner)
+	op = r.begin(ctx, svc, svc.AllowReboot, w.ID)
+	<-struck
+	if n := r.armed(ctx); n != 1 {
+		t.Fatalf("%d guests armed by the allowed reboot", n)
+	}
+	if _, err := r.db.Exec(ctx, `UPDATE flow SET data = data - 'lifted', lease_until = clock_timestamp() - interval '1 s' WHERE lease_until IS NOT NULL`); err != nil {
+		t.Fatal(err)
+	}
+	var at atomic.Pointer[failure]
+	at.Store(&failure{step: "start"})
+	r.breaking(&at)
+	r.await(ctx, op, flow.StateFailed)
+	if s, err := r.broker.State(ctx, w.ID); err != nil || !s.Suspended {
+		t.Errorf("%+v (%v) after an allowed reboot that failed", s, err)
+	}
+}
+
 // TestGuestThatComesUpAfterItsRebootFailed is shown as ready once it says so, and as stopped when it goes away.
 func TestGuestThatComesUpAfterItsRebootFailed(t *testing.T) {
 	ctx := flowtest.Context(t)

@@ -47,8 +47,6 @@ type run struct {
 
 	// AllowedBy is who allowed a suspended generation to boot once more; nil for a plain reboot.
 	AllowedBy *audit.Actor `json:"allowed_by,omitempty"`
-	// Lifted is set when the reboot has lifted a suspension.
-	Lifted bool `json:"lifted,omitempty"`
 	// Kept is set when unwinding finds a formatted disk: its volume and its key stay for Delete.
 	Kept bool `json:"kept,omitempty"`
 	// OldRefusal is the last refused request before a reboot.
@@ -135,7 +133,7 @@ func (s *Service) fail(ctx context.Context, tx pgx.Tx, kind string, r *run, p *f
 		return err
 	}
 	if kind == kindReboot {
-		return s.cfg.Broker.Unarm(ctx, tx, r.Workspace, r.Generation, r.Lifted, "its reboot failed")
+		return s.cfg.Broker.Unarm(ctx, tx, r.Workspace, r.Generation, r.AllowedBy != nil, "its reboot failed")
 	}
 	return s.disarm(ctx, tx, r)
 }
