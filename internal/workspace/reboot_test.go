@@ -178,6 +178,40 @@ func TestAllowedRebootChangesHands(t *testing.T) {
 	}
 }
 
+// TestOldLookShowsNothing: while Nova answered, a person rebooted the workspace that was looked at. It stands in the same state
+// again, and what was seen is not shown.
+func TestOldLookShowsNothing(t *testing.T) {
+	ctx := flowtest.Context(t)
+	var at atomic.Pointer[failure]
+	r := newRig(t).breaking(&at)
+	w, op := r.create(ctx, r.svc)
+	r.await(ctx, op, flow.StateSucceeded)
+	look := func() watched {
+		t.Helper()
+		w, err := r.svc.Get(ctx, w.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return watched{ID: w.ID, Project: w.Project, Site: w.Site, State: w.State, Generation: w.Generation, Version: w.Version, ServerID: w.ServerID}
+	}
+	before := look()
+	r.await(ctx, r.begin(ctx, r.svc, r.svc.Reboot, w.ID), flow.StateSucceeded)
+	if err := r.svc.observe(ctx, before, Stopped, problem(codeServer, "reboot it", "it went down")); err != nil || r.state(ctx, w.ID) != Ready {
+		t.Errorf("%s after an old look at a server that was being rebooted (%v)", r.state(ctx, w.ID), err)
+	}
+	at.Store(&failure{step: "stop"})
+	for range 2 {
+		before = look()
+		r.await(ctx, r.begin(ctx, r.svc, r.svc.Reboot, w.ID), flow.StateFailed)
+	}
+	if err := r.svc.observe(ctx, before, Ready, nil); err != nil || r.state(ctx, w.ID) != Failed {
+		t.Errorf("%s after an old look at a guest that was there (%v)", r.state(ctx, w.ID), err)
+	}
+	if err := r.svc.observe(ctx, look(), Ready, nil); err != nil || r.state(ctx, w.ID) != Ready {
+		t.Errorf("%s after a look (%v)", r.state(ctx, w.ID), err)
+	}
+}
+
 // TestGuestThatComesUpAfterItsRebootFailed is shown as ready once it says so, and as stopped when it goes away.
 func TestGuestThatComesUpAfterItsRebootFailed(t *testing.T) {
 	ctx := flowtest.Context(t)

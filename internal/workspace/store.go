@@ -48,16 +48,17 @@ WHERE id = @id AND state NOT IN ('deleting', 'deleted')`,
 	"deleted": `
 UPDATE workspace SET state = 'deleted', deleted_at = clock_timestamp(), version = version + 1, updated_at = clock_timestamp()
 WHERE id = @id AND state = 'deleting'`,
+	// What was looked at may have been asked for something else, and have come back to the same state, while the cloud answered.
 	"observe": `
 UPDATE workspace SET state = @state, reason = @reason, version = version + 1, updated_at = clock_timestamp()
-WHERE id = @id AND state = @from`,
+WHERE id = @id AND state = @from AND version = @version`,
 
 	"watch": `
 UPDATE workspace w SET watch_at = clock_timestamp() + make_interval(secs => @every)
 FROM (SELECT id FROM workspace WHERE state IN ('ready', 'stopped', 'failed') AND ready_at IS NOT NULL AND watch_at <= clock_timestamp()
       ORDER BY watch_at LIMIT @limit FOR UPDATE SKIP LOCKED) due
 WHERE w.id = due.id
-RETURNING w.id, w.project, w.site, w.state, w.generation,
+RETURNING w.id, w.project, w.site, w.state, w.generation, w.version,
   coalesce((SELECT ext_id FROM workspace_resource WHERE workspace = w.id AND role = 'server' AND gone_at IS NULL ORDER BY generation DESC LIMIT 1), '') AS server_id`,
 
 	"found": `

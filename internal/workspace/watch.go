@@ -21,6 +21,7 @@ type watched struct {
 	Site       string
 	State      State
 	Generation int
+	Version    int64
 	ServerID   string
 }
 
@@ -96,18 +97,16 @@ func (s *Service) look(ctx context.Context, w watched) error {
 // observe shows what was seen, unless somebody has asked for something else meanwhile. p is nil for a ready guest.
 func (s *Service) observe(ctx context.Context, w watched, to State, p *flow.Problem) error {
 	return postgres.InTx(ctx, s.cfg.DB, func(tx pgx.Tx) error {
-		var err error
+		set := named{"id": w.ID, "from": w.State, "version": w.Version, "state": to, "reason": nil}
 		entry := audit.Entry{
 			Actor: system, Action: "workspace." + string(to), Object: subject(w.ID), Project: w.Project,
 			Outcome: audit.Success, Details: map[string]any{"site": w.Site, "generation": w.Generation},
 		}
-		if p == nil {
-			err = change(ctx, tx, "ready", named{"id": w.ID, "from": w.State})
-		} else {
-			err = change(ctx, tx, "observe", named{"id": w.ID, "from": w.State, "state": to, "reason": p})
-			entry.Outcome, entry.Code = audit.Failed, p.Code
+		if p != nil {
+			set["reason"], entry.Outcome, entry.Code = p, audit.Failed, p.Code
 			entry.Details["problem"] = printable(p.Detail, 500)
 		}
+		err := change(ctx, tx, "observe", set)
 		if errors.Is(err, ErrState) {
 			return nil
 		}
