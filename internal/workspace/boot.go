@@ -50,7 +50,7 @@ func (s *Service) awaitActive(ctx context.Context, site *Site, r *run) error {
 		return flow.Again(pollCloud, "the server is "+srv.Status)
 	}
 	if srv.FlavorSpecs != nil && !encrypted(site.TEE, srv.FlavorSpecs) {
-		return flow.Fatal(problem(codeServer, "the operator of "+site.Name+" looks who changed the flavor", "Nova embedded a flavor in the server that does not ask for encrypted memory"))
+		return flow.Fatal(problem(codeFlavor, "the operator of "+site.Name+" looks who changed the flavor", "Nova embedded a flavor in the server that does not ask for encrypted memory"))
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ const (
 	codeCloud     = "cloud"
 	codeForbidden = "credential"
 	codeConfig    = "configuration"
+	codeFlavor    = "flavor"
 	codeImage     = "image"
 	codeGuest     = "guest"
 	codeRefused   = "refused"

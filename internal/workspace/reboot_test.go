@@ -21,6 +21,7 @@ var rebootSteps = []string{"end-lease", "stop", "stopped", "start", "active", "a
 type failure struct {
 	step  string
 	after bool
+	err   error // "injected" if there is none
 }
 
 // breaking starts a process whose reboots give up where at says.
@@ -38,6 +39,9 @@ func (r *rig) breaking(at *atomic.Pointer[failure]) *rig {
 							if err := s.Do(ctx, rn); err != nil {
 								return err
 							}
+						}
+						if fail.err != nil {
+							return flow.Fatal(fail.err)
 						}
 						return flow.Fatal(errors.New("injected"))
 					}
@@ -72,7 +76,7 @@ func TestFailedRebootArmsNothing(t *testing.T) {
 	r.await(ctx, op, flow.StateSucceeded)
 	for i, step := range rebootSteps {
 		for _, after := range []bool{false, true} {
-			at.Store(&failure{step, after})
+			at.Store(&failure{step: step, after: after})
 			op := r.begin(ctx, r.svc, r.svc.Reboot, w.ID)
 			if s := r.await(ctx, op, flow.StateFailed); s.Problem.Fix != rebootFailed {
 				t.Errorf("%s: failed with %+v", step, s.Problem)
@@ -178,6 +182,34 @@ func TestAllowedRebootChangesHands(t *testing.T) {
 	}
 }
 
+// TestFlavorWithoutEncryptionIsNotOvercome: a guest that says it is ready is no answer to a flavor that Nova changed.
+func TestFlavorWithoutEncryptionIsNotOvercome(t *testing.T) {
+	ctx := flowtest.Context(t)
+	var at atomic.Pointer[failure]
+	r := newRig(t).breaking(&at)
+	w, op := r.create(ctx, r.svc)
+	r.await(ctx, op, flow.StateSucceeded)
+	w, err := r.svc.Get(ctx, w.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	site := *r.svc.sites["sim"]
+	site.TEE = SEVSNP
+	var p *flow.Problem
+	if err := r.svc.awaitActive(ctx, &site, &run{ServerID: w.ServerID}); !errors.As(err, &p) || p.Code != codeFlavor {
+		t.Fatalf("a server with an unencrypted flavor: %v", err)
+	}
+	at.Store(&failure{step: "ready", err: p})
+	r.await(ctx, r.begin(ctx, r.svc, r.svc.Reboot, w.ID), flow.StateFailed)
+	flowtest.Until(ctx, t, "the guest to be ready", func() (bool, error) {
+		s, err := r.broker.State(ctx, w.ID)
+		return s.Stage == "ready" && s.LeaseLive, err
+	})
+	if err := r.svc.watch(ctx, 0); err != nil || r.state(ctx, w.ID) != Failed {
+		t.Errorf("shown as %s (%v)", r.state(ctx, w.ID), err)
+	}
+}
+
 // TestOldLookShowsNothing: while Nova answered, a person rebooted the workspace that was looked at. It stands in the same state
 // again, and what was seen is not shown.
 func TestOldLookShowsNothing(t *testing.T) {
@@ -192,7 +224,7 @@ func TestOldLookShowsNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return watched{ID: w.ID, Project: w.Project, Site: w.Site, State: w.State, Generation: w.Generation, Version: w.Version, ServerID: w.ServerID}
+		return watched{ID: w.ID, Project: w.Project, Site: w.Site, State: w.State, Generation: w.Generation, Version: w.Version, ServerID: w.ServerID, Reason: w.Reason}
 	}
 	before := look()
 	r.await(ctx, r.begin(ctx, r.svc, r.svc.Reboot, w.ID), flow.StateSucceeded)
@@ -241,9 +273,9 @@ func TestGuestThatComesUpAfterItsRebootFailed(t *testing.T) {
 		t.Errorf("ready with %+v (%v)", got.Reason, err)
 	}
 	var entries int
-	if err := r.db.QueryRow(ctx, `SELECT count(*) FROM (SELECT action, object FROM audit_entry UNION ALL SELECT action, object FROM audit_inbox) e
-		WHERE action = 'workspace.ready' AND object = $1`, subject(w.ID)).Scan(&entries); err != nil || entries != 2 {
-		t.Errorf("%d entries of a workspace that became ready twice (%v)", entries, err)
+	if err := r.db.QueryRow(ctx, `SELECT count(*) FROM (SELECT action, object, body FROM audit_entry UNION ALL SELECT action, object, body FROM audit_inbox) e
+		WHERE action = 'workspace.ready' AND object = $1 AND convert_from(body, 'UTF8') LIKE '%"overcame":"internal: injected"%'`, subject(w.ID)).Scan(&entries); err != nil || entries != 1 {
+		t.Errorf("%d entries of a workspace that became ready after it had failed (%v)", entries, err)
 	}
 	r.mu.Lock()
 	guest := r.machines[len(r.machines)-1]

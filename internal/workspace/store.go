@@ -58,7 +58,7 @@ UPDATE workspace w SET watch_at = clock_timestamp() + make_interval(secs => @eve
 FROM (SELECT id FROM workspace WHERE state IN ('ready', 'stopped', 'failed') AND ready_at IS NOT NULL AND watch_at <= clock_timestamp()
       ORDER BY watch_at LIMIT @limit FOR UPDATE SKIP LOCKED) due
 WHERE w.id = due.id
-RETURNING w.id, w.project, w.site, w.state, w.generation, w.version,
+RETURNING w.id, w.project, w.site, w.state, w.generation, w.version, w.reason,
   coalesce((SELECT ext_id FROM workspace_resource WHERE workspace = w.id AND role = 'server' AND gone_at IS NULL ORDER BY generation DESC LIMIT 1), '') AS server_id`,
 
 	"found": `

@@ -22,6 +22,7 @@ type watched struct {
 	State      State
 	Generation int
 	Version    int64
+	Reason     *flow.Problem
 	ServerID   string
 }
 
@@ -72,7 +73,8 @@ func (s *Service) look(ctx context.Context, w watched) error {
 			"the generation is suspended: %s", state.Reason))
 	}
 	site, ok := s.sites[w.Site]
-	late := w.State == Failed && state.Stage == "ready" && state.LeaseLive // its reboot failed, and the guest says that it is ready
+	late := w.State == Failed && state.Stage == "ready" && state.LeaseLive && // its reboot failed, and the guest says that it is ready
+		w.Reason != nil && w.Reason.Code != codeFlavor // which is no answer to what the server was given
 	if w.State != Ready && !late || !ok || w.ServerID == "" {
 		return nil
 	}
@@ -102,7 +104,9 @@ func (s *Service) observe(ctx context.Context, w watched, to State, p *flow.Prob
 			Actor: system, Action: "workspace." + string(to), Object: subject(w.ID), Project: w.Project,
 			Outcome: audit.Success, Details: map[string]any{"site": w.Site, "generation": w.Generation},
 		}
-		if p != nil {
+		if p == nil { // the workspace does not tell any more why it had failed
+			entry.Details["overcame"] = printable(w.Reason.Code+": "+w.Reason.Detail, 500)
+		} else {
 			set["reason"], entry.Outcome, entry.Code = p, audit.Failed, p.Code
 			entry.Details["problem"] = printable(p.Detail, 500)
 		}
