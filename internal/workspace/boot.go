@@ -105,8 +105,7 @@ func (s *Service) reached(ctx context.Context, site *Site, r *run, want int) (ke
 	case err != nil:
 		return state, false, broken(site, err)
 	case state.Suspended:
-		return state, false, flow.Fatal(problem(string(Suspended), "who may allow a reboot looks at the decisions, then allows one or deletes the workspace",
-			"a boot that nobody asked for was refused and the generation suspended"))
+		return state, false, flow.Fatal(standsSuspended(state))
 	case stages[state.Stage] >= want:
 		return state, true, nil
 	case state.Stage == "failed", state.Stage == "stopping":

@@ -40,7 +40,7 @@ func (s *Service) Explain(ctx context.Context, id string) (Explanation, error) {
 			return Explanation{}, fmt.Errorf("explaining workspace %s: %w", id, err)
 		}
 	}
-	e.Next = next(e)
+	e.Next = next(e, state)
 	// Nothing goes on by itself where an operation is parked: what stands in its way comes first.
 	live, ok, err := flow.Live(ctx, s.cfg.DB, subject(id))
 	if err != nil {
@@ -69,7 +69,7 @@ func (s *Service) factsWithoutGuest(ctx context.Context, w Workspace) ([]permit.
 }
 
 // next is the one sentence that a person in a hurry reads.
-func next(e Explanation) string {
+func next(e Explanation, state keybroker.State) string {
 	w := e.Workspace
 	switch w.State {
 	case Deleted:
@@ -77,8 +77,9 @@ func next(e Explanation) string {
 	case Deleting:
 		return "it is being deleted; its key can no longer be released"
 	}
-	if e.Suspended || w.State == Suspended {
-		return "a boot that nobody asked for was refused: who may allow a reboot looks at the decisions and allows one, or deletes the workspace"
+	if state.Suspended || w.State == Suspended {
+		p := standsSuspended(state)
+		return p.Detail + ": " + p.Fix
 	}
 	for _, f := range e.Facts {
 		if !f.Holds && f.Fix != "" && (f.Name == "permit" || f.Name == "project" || f.Name == "image" || f.Name == "no_freeze") {

@@ -71,6 +71,12 @@ func problem(code, fix, format string, args ...any) *flow.Problem {
 	return &flow.Problem{Code: code, Fix: fix, Detail: fmt.Sprintf(format, args...)}
 }
 
+// standsSuspended says of a generation that it is suspended, and why.
+func standsSuspended(state keybroker.State) *flow.Problem {
+	return problem(string(Suspended), "who may allow a reboot looks at the decisions and allows one, or deletes the workspace",
+		"the generation is suspended%s", because(state.Reason))
+}
+
 // broken says what an error of the broker means to a step.
 func broken(site *Site, err error) error {
 	var refusal *keybroker.Refusal

@@ -122,6 +122,12 @@ func TestLateBootOfAFailedReboot(t *testing.T) {
 		if got, err := r.svc.Get(ctx, w.ID); err != nil || !strings.Contains(got.Reason.Detail, why) {
 			t.Errorf("suspended with %+v (%v)", got.Reason, err)
 		}
+		if e, err := r.svc.Explain(ctx, w.ID); err != nil || !strings.Contains(e.Next, why) {
+			t.Errorf("explained by %q (%v)", e.Next, err)
+		}
+		if _, _, err := r.svc.reached(ctx, r.svc.sites["sim"], &run{Workspace: w.ID}, 1); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("a flow that waits for its guest: %v", err)
+		}
 		if err := pgx.BeginFunc(ctx, r.db, func(tx pgx.Tx) error { _, _, _, err := r.svc.Reboot(ctx, tx, operator, w.ID, ""); return err }); !errors.Is(err, ErrState) {
 			t.Errorf("a plain reboot of a suspended workspace: %v", err)
 		}

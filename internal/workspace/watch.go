@@ -69,8 +69,7 @@ func (s *Service) look(ctx context.Context, w watched) error {
 		return err
 	}
 	if state.Suspended {
-		return s.observe(ctx, w, Suspended, problem(string(Suspended), "who may allow a reboot looks at the decisions and allows one, or deletes the workspace",
-			"the generation is suspended: %s", state.Reason))
+		return s.observe(ctx, w, Suspended, standsSuspended(state))
 	}
 	site, ok := s.sites[w.Site]
 	late := w.State == Failed && state.Stage == "ready" && state.LeaseLive && // its reboot failed, and the guest says that it is ready
