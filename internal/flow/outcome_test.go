@@ -67,7 +67,15 @@ func TestDeadlineUnwindsOrParks(t *testing.T) {
 		if s := flowtest.Await(ctx, t, db, parked, flow.StateParked); s.Problem.Code != "capacity" || s.Steps[1].State != "failed" {
 			t.Errorf("parked with %+v", s)
 		}
-		if err := postgres.InTx(ctx, db, func(tx pgx.Tx) error { return r.Resume(ctx, tx, parked) }); err != nil {
+		if err := postgres.InTx(ctx, db, func(tx pgx.Tx) error {
+			now, err := flow.IsParked(ctx, tx, "w/2", 0)
+			long, err2 := flow.IsParked(ctx, tx, "w/2", time.Hour)
+			ended, err3 := flow.IsParked(ctx, tx, "w/1", 0)
+			if !now || long || ended {
+				t.Errorf("parked now: %t, for an hour: %t; a flow that ended: %t", now, long, ended)
+			}
+			return errors.Join(err, err2, err3, r.Resume(ctx, tx, parked))
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}

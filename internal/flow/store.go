@@ -113,7 +113,9 @@ WHERE id = @id AND state = 'parked' RETURNING epoch, step`,
 
 	// A row that somebody has locked is about to change.
 	"parked": `
-SELECT id FROM flow WHERE subject = @subject AND state = 'parked' FOR SHARE SKIP LOCKED`,
+SELECT id FROM flow f WHERE subject = @subject AND state = 'parked'
+  AND (SELECT max(at) FROM flow_event WHERE flow = f.id AND kind = 'parked') <= clock_timestamp() - make_interval(secs => @since)
+FOR SHARE SKIP LOCKED`,
 
 	"flows": `
 SELECT id, kind, subject, state, backward, steps, step, detail, problem, request, created_at, ended_at
@@ -237,10 +239,10 @@ func (r *Runner) Cancel(ctx context.Context, tx pgx.Tx, id ID, why string) error
 	return nil
 }
 
-// IsParked says whether the subject's live flow is parked, and keeps it so until the transaction ends: what it left behind can
-// be taken over.
-func IsParked(ctx context.Context, tx pgx.Tx, subject string) (bool, error) {
-	err := tx.QueryRow(ctx, queries["parked"], args{"subject": subject}).Scan(new(ID))
+// IsParked says whether the subject's live flow has been parked for so long, and keeps it so until the transaction ends: what it
+// left behind can be taken over.
+func IsParked(ctx context.Context, tx pgx.Tx, subject string, since time.Duration) (bool, error) {
+	err := tx.QueryRow(ctx, queries["parked"], args{"subject": subject, "since": since.Seconds()}).Scan(new(ID))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
 	}

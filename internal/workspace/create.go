@@ -24,7 +24,8 @@ func (s *Service) createFlow() flow.Flow[run] {
 	t := s.cfg.Times
 	return flow.Flow[run]{Kind: kindCreate, Record: s.record(kindCreate), Failed: createFailed, Parked: createParked, Steps: append([]flow.Step[run]{
 		{Name: "resolve", Do: s.on(s.resolve), Deadline: 5 * time.Minute},
-		{Name: "images", Do: s.on(s.ensureImages), Undo: s.on(s.releaseImages), Deadline: 30 * time.Minute, Attempt: 10 * time.Minute},
+		// An image that is just being removed is waited for, until that is given up.
+		{Name: "images", Do: s.on(s.ensureImages), Undo: s.on(s.releaseImages), Deadline: s.patience() + 30*time.Minute, Attempt: 10 * time.Minute},
 		{Name: "key", Do: s.on(s.prepareKey), Commit: s.found(roleKey, secretID), Undo: s.on(s.undoKey), UndoCommit: s.gone(roleKey), Deadline: 5 * time.Minute},
 		{Name: "security-group", Do: s.on(s.ensureGroup), Commit: s.found(roleGroup, groupID), Undo: s.on(s.removeGroup), UndoCommit: s.gone(roleGroup), Deadline: 5 * time.Minute},
 		{Name: "port", Do: s.on(s.ensurePort), Commit: s.found(rolePort, portID), Undo: s.on(s.removePort), UndoCommit: s.gone(rolePort), Deadline: 5 * time.Minute},

@@ -17,7 +17,7 @@ import (
 // not matter how far that came. It is never unwound: a step that cannot go on parks it, and asking for the deletion again
 // resumes it.
 func (s *Service) deleteFlow() flow.Flow[run] {
-	patience := during(s.cfg.Times.Delete, time.Hour)
+	patience := s.patience()
 	return flow.Flow[run]{Kind: kindDelete, OneWay: true, Record: s.record(kindDelete), Parked: deleteParked, Steps: []flow.Step[run]{
 		{Name: "settle", Do: s.settle, Deadline: patience},
 		{Name: "shred", Do: s.shredKey, Commit: s.gone(roleKey), Deadline: patience},
@@ -35,6 +35,9 @@ func (s *Service) deleteFlow() flow.Flow[run] {
 		}},
 	}}
 }
+
+// patience is how long the cloud may take to let go of a resource.
+func (s *Service) patience() time.Duration { return during(s.cfg.Times.Delete, time.Hour) }
 
 // settle waits until the flow that the deletion has superseded can send no more calls. Releases are refused already: the
 // transaction that started this flow disarmed the guest.

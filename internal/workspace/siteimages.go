@@ -64,8 +64,9 @@ func (s *Service) useImage(ctx context.Context, r *run, digest [32]byte) (remova
 			return fmt.Errorf("locking an image of site %s: %w", r.Site, err)
 		}
 		if remover != nil {
-			// A removal that is parked sends no more calls, and when it goes on it finds this use: what it left can be adopted.
-			parked, err := flow.IsParked(ctx, tx, subject(*remover))
+			// A removal that is parked sends no more calls, and when it goes on it finds this use: what it left can be adopted,
+			// once a call that it gave up waiting for has had the time of another attempt to come to its end at the site.
+			parked, err := flow.IsParked(ctx, tx, subject(*remover), min(s.patience(), flow.DefaultAttempt))
 			if err != nil {
 				return err
 			}

@@ -3,6 +3,7 @@ package workspace
 import (
 	"net/http"
 	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -10,6 +11,19 @@ import (
 	"github.com/eosc-siesta/siestad/internal/flow/flowtest"
 	"github.com/eosc-siesta/siestad/internal/lab/cloudsim"
 )
+
+// TestCreationOutwaitsARemoval: one that waits for a removal does not give up before it may adopt what that leaves.
+func TestCreationOutwaitsARemoval(t *testing.T) {
+	s := &Service{}
+	step := func(f flow.Flow[run]) flow.Step[run] {
+		i := slices.IndexFunc(f.Steps, func(s flow.Step[run]) bool { return s.Name == "images" })
+		return f.Steps[i]
+	}
+	use, removal := step(s.createFlow()), step(s.deleteFlow())
+	if use.Deadline < removal.Deadline+flow.DefaultAttempt+use.Attempt {
+		t.Errorf("a creation waits for %s, a removal may take %s", use.Deadline, removal.Deadline)
+	}
+}
 
 // TestImageThatCannotBeRemovedIsUsedAgain: a site that will not delete an image parks a deletion. Until then another
 // creation waits, and is told for what; afterwards it adopts the image, and the deletion leaves it alone.
@@ -30,6 +44,12 @@ func TestImageThatCannotBeRemovedIsUsedAgain(t *testing.T) {
 	})
 	r.await(ctx, remove, flow.StateParked)
 	r.await(ctx, op, flow.StateSucceeded)
+	var waited float64 // a call that the removal gave up waiting for may have been under way for so long
+	if err := r.db.QueryRow(ctx, `SELECT extract(epoch FROM used.at - parked.at)::float8 FROM flow_event used, flow_event parked
+		WHERE used.flow = $1 AND used.kind = 'succeeded' AND used.step = 'images' AND parked.flow = $2 AND parked.kind = 'parked'`,
+		op.ID, remove.ID).Scan(&waited); err != nil || waited < r.svc.patience().Seconds() {
+		t.Errorf("adopted %g s after the removal was parked (%v)", waited, err)
+	}
 	if n := r.cloud.Created("image"); n != 2 {
 		t.Errorf("%d images were made for a kernel and an initrd", n)
 	}
