@@ -2,9 +2,9 @@
 // reboot and delete flows that make, restart and destroy it on a site.
 //
 // States: creating → ready ⇄ rebooting; ready → stopped (the server went down by itself) or suspended (a boot that nobody
-// asked for was refused); any state → deleting → deleted; creating and rebooting → failed; failed → ready (the guest came up
-// after its reboot had failed) or suspended. A failed or stopped workspace that was ready before keeps its data volume and
-// its key until it is deleted.
+// asked for was refused, or one that a person had allowed came to nothing); any state → deleting → deleted; creating and
+// rebooting → failed; failed → ready (the guest came up after its reboot had failed) or suspended. A failed or stopped
+// workspace that was ready before keeps its data volume and its key until it is deleted.
 //
 // Invariants:
 //   - A workspace has one live flow at most, and only that flow touches its resources in the cloud.
