@@ -29,7 +29,7 @@
 // It trusts the issuers named in the configuration for who somebody is and
 // which roles he or she has, and Postgres for what the services say. A key that an
 // issuer has withdrawn is good for five minutes more, and for an hour while the
-// issuer does not answer. Handlers
+// issuer does not answer; a key set without keys is an answer. Handlers
 // get caller and request through the context, because the generated interface
 // has no other door; no other package reads it from there.
 package api

@@ -158,6 +158,8 @@ func (k *keySet) refresh(ctx context.Context) error {
 	return nil
 }
 
+// fetch returns the keys of the set that verify signatures. There may be none: an issuer that answers so has withdrawn them
+// all, in an emergency for example, and is no issuer that does not answer.
 func (k *keySet) fetch(ctx context.Context, uri string) ([]jose.JSONWebKey, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
 	if err != nil {
@@ -178,6 +180,9 @@ func (k *keySet) fetch(ctx context.Context, uri string) ([]jose.JSONWebKey, erro
 	if err := json.Unmarshal(body, &raw); err != nil {
 		return nil, fmt.Errorf("reading the keys of %s: %w", k.issuer, err)
 	}
+	if raw.Keys == nil {
+		return nil, fmt.Errorf("reading the keys of %s: it is no key set", k.issuer)
+	}
 	var keys []jose.JSONWebKey
 	for _, r := range raw.Keys {
 		var key jose.JSONWebKey
@@ -185,9 +190,6 @@ func (k *keySet) fetch(ctx context.Context, uri string) ([]jose.JSONWebKey, erro
 		if json.Unmarshal(r, &key) == nil && key.Valid() && key.IsPublic() && key.KeyID != "" && (key.Use == "" || key.Use == "sig") {
 			keys = append(keys, key)
 		}
-	}
-	if len(keys) == 0 {
-		return nil, fmt.Errorf("reading the keys of %s: none that signs", k.issuer)
 	}
 	return keys, nil
 }

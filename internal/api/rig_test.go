@@ -258,7 +258,8 @@ type fakeIssuer struct {
 	mu      sync.Mutex
 	fetches int
 	down    bool
-	broken  bool // its keys alone
+	broken  bool   // its keys alone
+	shown   string // instead of the signers' keys
 }
 
 type signer struct {
@@ -308,6 +309,10 @@ func (f *fakeIssuer) serve(w http.ResponseWriter, r *http.Request) {
 	f.fetches++
 	if f.broken {
 		http.Error(w, "down", http.StatusBadGateway)
+		return
+	}
+	if f.shown != "" {
+		fmt.Fprint(w, f.shown)
 		return
 	}
 	var set jose.JSONWebKeySet

@@ -289,6 +289,52 @@ func TestWithdrawnKeys(t *testing.T) {
 	must(t, verify(dee))
 }
 
+// TestAKeySetWithoutKeysCounts: an issuer that shows no key that signs has withdrawn them all. One that shows no key set
+// has not answered.
+func TestAKeySetWithoutKeysCounts(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	encrypts, err := json.Marshal(jose.JSONWebKey{Key: key.Public(), KeyID: "k1", Algorithm: "ECDH-ES", Use: "enc"})
+	must(t, err)
+	for shown, want := range map[string]error{
+		`{"keys":[]}`:                             faultKey,
+		`{"keys":[` + string(encrypts) + `]}`:     faultKey,
+		`{"keys":[{"kty":"of another century"}]}`: faultKey,
+		`{"keys":null}`:                           nil,
+		`{"keys":{}}`:                             nil,
+		`{}`:                                      nil,
+		`[]`:                                      nil,
+		`<html>`:                                  nil,
+	} {
+		f, clock := newFakeIssuer(t), &testClock{}
+		tokens, err := newTokens([]Issuer{f.config()}, clock.now)
+		must(t, err)
+		lasting := func(sub string) string { return f.token(t, changed(f.claims(sub), "exp", start.Unix()+86400)) }
+		ann, bob := lasting("ann"), lasting("bob")
+		_, err = tokens.verify(context.Background(), ann)
+		must(t, err)
+		f.set(func() { f.shown = shown })
+		clock.advance(keysFresh)
+		for name, token := range map[string]string{"one seen before": ann, "a new one": bob} {
+			if _, err := tokens.verify(context.Background(), token); !errors.Is(err, want) {
+				t.Errorf("%s: a token, %s: got %v, want %v", shown, name, err, want)
+			}
+		}
+		f.set(func() { f.shown = "" })
+		clock.advance(keysRetry)
+		if _, err := tokens.verify(context.Background(), bob); err != nil {
+			t.Errorf("after %s, when the issuer shows its keys again: %v", shown, err)
+		}
+	}
+	f := newFakeIssuer(t)
+	f.shown = `{"keys":[]}` // from the beginning
+	tokens, err := newTokens([]Issuer{f.config()}, (&testClock{}).now)
+	must(t, err)
+	if _, err := tokens.verify(context.Background(), f.token(t, f.claims("ann"))); !errors.Is(err, faultKey) {
+		t.Errorf("an issuer that has never had a key: %v", err)
+	}
+}
+
 // TestKeysAreFetchedSeldom: once in keysFresh, and once in keysRetry while the issuer is away.
 func TestKeysAreFetchedSeldom(t *testing.T) {
 	f, clock := newFakeIssuer(t), &testClock{}
