@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"sync"
 	"time"
 
@@ -41,7 +42,7 @@ type keySet struct {
 	mu      sync.Mutex
 	uri     string // of the keys, from discovery
 	keys    []jose.JSONWebKey
-	round   int       // counts the sets that were fetched
+	round   int       // counts the sets that differed, from 1
 	good    time.Time // when keys was asked for
 	fetched time.Time // last attempt, good or bad
 }
@@ -153,8 +154,10 @@ func (k *keySet) refresh(ctx context.Context) error {
 		k.uri = "" // they may have moved
 		return err
 	}
+	if k.round == 0 || !reflect.DeepEqual(keys, k.keys) {
+		k.round++
+	}
 	k.uri, k.keys, k.good = uri, keys, now
-	k.round++
 	return nil
 }
 

@@ -335,6 +335,25 @@ func TestAKeySetWithoutKeysCounts(t *testing.T) {
 	}
 }
 
+// TestTheSameKeysAreTheSameSet: what was verified with them is not verified again because they were asked for.
+func TestTheSameKeysAreTheSameSet(t *testing.T) {
+	f, clock := newFakeIssuer(t), &testClock{}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	f.signers = append(f.signers, signer{"rs", jose.RS256, rsaKey.Public()})
+	keys := newKeySet(f.url, f.Client(), clock.now)
+	for i, want := range []int{1, 1, 2, 2} {
+		if i == 2 {
+			f.set(func() { f.signers = f.signers[:1] })
+		}
+		round, err := keys.current(context.Background())
+		if must(t, err); round != want || f.fetched() != i+1 {
+			t.Errorf("after %d of %d fetches the set is number %d, want %d", f.fetched(), i+1, round, want)
+		}
+		clock.advance(keysFresh)
+	}
+}
+
 // TestKeysAreFetchedSeldom: once in keysFresh, and once in keysRetry while the issuer is away.
 func TestKeysAreFetchedSeldom(t *testing.T) {
 	f, clock := newFakeIssuer(t), &testClock{}
