@@ -52,20 +52,25 @@ func (s *Server) may(ctx context.Context, op authz.Operation, o authz.Object) bo
 
 // refuse puts a denial into the audit log and waits until it stands there: a denial that could not be recorded is a
 // failure of the service and not an answer. A caller without any role, or with more denials than anybody needs, has none
-// of his or her own: such denials are counted, lest the log be filled with them.
+// of his or her own: such denials are counted, lest the log be filled with them. What the caller may see and wanted to
+// change is named even then, as far as there is room; ids that hide nothing can be made up, and would take it.
 func (s *Server) refuse(ctx context.Context, op authz.Operation, o authz.Object, project, code string) error {
 	c := callOf(ctx)
 	s.metrics.denied.WithLabelValues(string(op), code).Inc()
-	if of, counted := s.inCrowd(c); counted {
-		s.refusals.count(of, string(op), 1)
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), waitForLog)
-	defer cancel()
 	object := o.Kind
 	if o.ID != "" {
 		object += "/" + o.ID
 	}
+	if of, counted := s.inCrowd(c, op); counted {
+		var named []string
+		if of != strangers && code != "hidden" && changes(op) {
+			named = append(named, object)
+		}
+		s.refusals.count(of, string(op), 1, named...)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), waitForLog)
+	defer cancel()
 	_, err := s.cfg.Log.Refuse(ctx, audit.Entry{
 		Actor: c.actor(), Action: string(op), Object: object, Project: project, Outcome: audit.Refused, Code: code, Request: c.id,
 	})

@@ -12,7 +12,9 @@
 //   - package authz has allowed the operation on this very object before a
 //     service is called; a denial is in the audit log before it is answered, except
 //     those of callers without any role, and those beyond a caller's budget: they
-//     are counted, and the counts are in the log within a minute;
+//     are counted, and the counts are in the log within a minute. What would have
+//     changed something has a budget that reads cannot use up, and beyond it the
+//     first objects are named;
 //   - uploads and exports get more than half a minute only after that, are few, are
 //     cut off when they stall, and hold no connection of the database meanwhile;
 //   - a POST's effect, its audit entry and its stored answer commit in one

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/eosc-siesta/siestad/internal/audit"
+	"github.com/eosc-siesta/siestad/internal/authz"
 	"github.com/eosc-siesta/siestad/internal/postgres"
 )
 
@@ -17,11 +20,23 @@ const (
 	rateBurst     = 300
 	maxBuckets    = 10_000
 
-	// Denials of one caller that have an entry each. Those beyond are counted.
+	// Denials of one caller that have an entry each. Those beyond are counted. What would have changed something has a budget
+	// of its own: whoever plans a misdeed could use up one that is shared with reads by reading.
 	denialsPerSecond = 0.1
 	denialsBurst     = 100
+	changesPerSecond = 0.1
+	changesBurst     = 20
 	maxNamed         = 1000 // callers told apart in one minute's entries about denials
+	maxObjects       = 5    // named in such an entry for each operation
 )
+
+// looks are the verbs of operations that change nothing. Any other verb changes something.
+var looks = []string{"list", "get", "explain", "read", "proof", "test", "check", "bundle", "preflight"}
+
+func changes(op authz.Operation) bool {
+	_, verb, _ := strings.Cut(string(op), ".")
+	return !slices.Contains(looks, verb)
+}
 
 // limiter is one token bucket per caller.
 type limiter struct {
@@ -67,7 +82,13 @@ func (l *limiter) take(subject string) time.Duration {
 // refusals counts what is refused and has no entry of its own: a flood of it costs one entry a minute.
 type refusals struct {
 	mu     sync.Mutex
-	counts map[crowd]map[string]int64 // by why
+	crowds map[crowd]*tally
+}
+
+// tally is what is told of a crowd.
+type tally struct {
+	counts  map[string]int64    // by why
+	objects map[string][]string // by operation, the first that somebody wanted to change
 }
 
 // crowd is what one entry about many refusals is about.
@@ -85,36 +106,46 @@ var (
 	others    = crowd{siestad, "access.deny", "budget"}
 )
 
-func newRefusals() *refusals { return &refusals{counts: map[crowd]map[string]int64{}} }
+func newRefusals() *refusals { return &refusals{crowds: map[crowd]*tally{}} }
 
-func (r *refusals) count(of crowd, why string, n int64) {
+func (r *refusals) count(of crowd, why string, n int64, objects ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.counts[of] == nil {
-		if of.actor != siestad && len(r.counts) >= maxNamed {
+	if r.crowds[of] == nil {
+		if of.actor != siestad && len(r.crowds) >= maxNamed {
 			of = others
 		}
-		if r.counts[of] == nil {
-			r.counts[of] = map[string]int64{}
+		if r.crowds[of] == nil {
+			r.crowds[of] = &tally{counts: map[string]int64{}, objects: map[string][]string{}}
 		}
 	}
-	r.counts[of][why] += n
+	t := r.crowds[of]
+	t.counts[why] += n
+	for _, o := range objects {
+		if known := t.objects[why]; len(known) < maxObjects && !slices.Contains(known, o) {
+			t.objects[why] = append(known, o)
+		}
+	}
 }
 
-func (r *refusals) taken() map[crowd]map[string]int64 {
+func (r *refusals) taken() map[crowd]*tally {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	taken := r.counts
-	r.counts = map[crowd]map[string]int64{}
+	taken := r.crowds
+	r.crowds = map[crowd]*tally{}
 	return taken
 }
 
 // inCrowd says that a denial of this caller is counted, and where, instead of having an entry of its own.
-func (s *Server) inCrowd(c *call) (crowd, bool) {
+func (s *Server) inCrowd(c *call, op authz.Operation) (crowd, bool) {
 	if len(c.who.Roles) == 0 {
 		return strangers, true
 	}
-	if s.denials.take(c.who.Subject) > 0 {
+	budget := s.denials
+	if changes(op) {
+		budget = s.changes
+	}
+	if budget.take(c.who.Subject) > 0 {
 		return crowd{c.actor(), others.action, others.code}, true
 	}
 	return crowd{}, false
@@ -143,10 +174,13 @@ func (s *Server) flushOnce(ctx context.Context) (id audit.ID) {
 		return 0
 	}
 	err := postgres.InTx(ctx, s.cfg.DB, func(tx pgx.Tx) (err error) {
-		for of, counts := range taken {
+		for of, t := range taken {
 			details := map[string]any{}
-			for why, n := range counts {
+			for why, n := range t.counts {
 				details[why] = n
+			}
+			if len(t.objects) > 0 {
+				details["objects"] = t.objects
 			}
 			id, err = s.cfg.Log.Append(ctx, tx, audit.Entry{
 				Actor: of.actor, Action: of.action, Object: "api", Outcome: audit.Refused, Code: of.code, Details: details,
@@ -159,9 +193,9 @@ func (s *Server) flushOnce(ctx context.Context) (id audit.ID) {
 	})
 	if err != nil {
 		s.cfg.Logger.Error("refusals could not be audited", zap.Error(err))
-		for of, counts := range taken {
-			for why, n := range counts {
-				s.refusals.count(of, why, n)
+		for of, t := range taken {
+			for why, n := range t.counts {
+				s.refusals.count(of, why, n, t.objects[why]...)
 			}
 		}
 		return 0

@@ -3,9 +3,13 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/eosc-siesta/siestad/internal/api/gen"
 	"github.com/eosc-siesta/siestad/internal/audit"
 )
 
@@ -16,11 +20,12 @@ func (r *rig) denied(subject, code, operation string) (n int) {
 	must(r.t, err)
 	for _, e := range list {
 		var body struct {
-			Details map[string]int `json:"details"`
+			Details map[string]any `json:"details"`
 		}
 		must(r.t, json.Unmarshal(e.Body, &body))
 		if e.Actor.Subject == subject && e.Code == code {
-			n += body.Details[operation]
+			counted, _ := body.Details[operation].(float64)
+			n += int(counted)
 		}
 	}
 	return n
@@ -70,6 +75,77 @@ func TestDenialsHaveABudget(t *testing.T) {
 	}
 }
 
+// named returns the objects that the entries about many denials of one caller name.
+func (r *rig) named(subject string) map[string][]string {
+	r.t.Helper()
+	list, err := r.log.List(context.Background(), audit.Filter{Action: "access.deny", Outcome: audit.Refused, Limit: 1000})
+	must(r.t, err)
+	objects := map[string][]string{}
+	for _, e := range list {
+		var body struct {
+			Details struct {
+				Objects map[string][]string `json:"objects"`
+			} `json:"details"`
+		}
+		must(r.t, json.Unmarshal(e.Body, &body))
+		if e.Actor.Subject == subject {
+			maps.Copy(objects, body.Details.Objects)
+		}
+	}
+	return objects
+}
+
+// TestReadsUseUpNoBudgetOfChanges: whoever has used up what is noted of his or her reads is still named with what he or she
+// wanted to do, as far as that is there to be seen; and even beyond that budget, with the first objects.
+func TestReadsUseUpNoBudgetOfChanges(t *testing.T) {
+	r := newRig(t)
+	clock := &testClock{}
+	r.server.denials.now, r.server.changes.now = clock.now, clock.now
+	ann := r.person("ann", "operator", "custodian")
+	image := func() string {
+		var img gen.Image
+		r.want(201, ann, "POST", "/v1/images", map[string]any{"name": "desktop"}).into(t, &img)
+		return img.ID
+	}
+	var quarantine gen.Quarantine
+	r.want(201, ann, "POST", "/v1/quarantines", map[string]any{"kind": "product", "value": "Milan", "reason": "x"}).into(t, &quarantine)
+	for range denialsBurst + 1 {
+		r.want(404, ann, "GET", "/v1/workspaces/"+anyULID, nil)
+	}
+	if n := r.audited("workspace.get", audit.Refused, "hidden"); n != denialsBurst {
+		t.Fatalf("%d entries about reads", n)
+	}
+
+	own := image()
+	r.want(403, ann, "POST", "/v1/images/"+own+"/approve", nil)
+	r.want(403, ann, "POST", "/v1/quarantines/"+quarantine.ID+"/lift", nil)
+	if n := r.audited("image.approve", audit.Refused, "self-approval"); n != 1 {
+		t.Errorf("%d entries about the approval of one's own image", n)
+	}
+	if n := r.audited("quarantine.lift", audit.Refused, "policy"); n != 1 {
+		t.Errorf("%d entries about the end of one's own quarantine", n)
+	}
+
+	// Nor do ids that nothing has take the room of those that have something.
+	for range changesBurst + maxObjects {
+		r.want(404, ann, "POST", "/v1/images/"+anyULID+"/approve", nil)
+	}
+	var all []string
+	for range maxObjects + 1 {
+		all = append(all, "image/"+image())
+		r.want(403, ann, "POST", "/v1/"+strings.Replace(all[len(all)-1], "image", "images", 1)+"/approve", nil)
+	}
+	r.want(403, ann, "POST", "/v1/quarantines/"+quarantine.ID+"/lift", nil)
+	r.flush()
+	got := r.named(ann.subject)
+	if !slices.Equal(got["image.approve"], all[:maxObjects]) || !slices.Equal(got["quarantine.lift"], []string{"quarantine/" + quarantine.ID}) || len(got) != 2 {
+		t.Errorf("beyond the budget, %v are named", got)
+	}
+	if n := r.denied(ann.subject, "budget", "image.approve"); n != 2+maxObjects+maxObjects+1 {
+		t.Errorf("%d denials of approvals are counted", n)
+	}
+}
+
 // TestRefusalsCannotBeCountedInManyNames: what is remembered until the next entry is bounded.
 func TestRefusalsCannotBeCountedInManyNames(t *testing.T) {
 	r := newRefusals()
@@ -77,8 +153,8 @@ func TestRefusalsCannotBeCountedInManyNames(t *testing.T) {
 		r.count(crowd{audit.Actor{Kind: audit.Person, Subject: string(rune('a' + i))}, others.action, others.code}, "x", 1)
 	}
 	taken := r.taken()
-	if len(taken) > maxNamed+1 || taken[others]["x"] != 2*maxNamed {
-		t.Errorf("%d names, %d of others", len(taken), taken[others]["x"])
+	if len(taken) > maxNamed+1 || taken[others].counts["x"] != 2*maxNamed {
+		t.Errorf("%d names, %d of others", len(taken), taken[others].counts["x"])
 	}
 }
 

@@ -92,7 +92,8 @@ type Server struct {
 	routes   map[string]*route // by method and pattern
 	refusals *refusals
 	limiter  *limiter
-	denials  *limiter
+	denials  *limiter // of looks
+	changes  *limiter // of anything else
 	sites    []*siteState
 	metrics  *metrics
 
@@ -134,7 +135,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, tokens: tokens, spec: spec, routes: routesOf(spec), refusals: newRefusals(), limiter: newLimiter(cfg.Now, ratePerSecond, rateBurst),
-		denials: newLimiter(cfg.Now, denialsPerSecond, denialsBurst),
+		denials: newLimiter(cfg.Now, denialsPerSecond, denialsBurst), changes: newLimiter(cfg.Now, changesPerSecond, changesBurst),
 		metrics: newMetrics(cfg.Metrics), requestKey: requestKey, cursors: cursors, uploads: newSlots("upload", uploadsEach, uploadsAll),
 		exports: newSlots("export", exportsEach, exportsAll), storing: make(chan struct{}, 1),
 	}
