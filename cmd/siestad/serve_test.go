@@ -107,6 +107,18 @@ func TestServe(t *testing.T) {
 	if status, _, err := get(t, "http://"+api+"/v1/me", "Authorization", "Bearer x.y.z"); err != nil || status != http.StatusUnauthorized {
 		t.Errorf("a token that is none: %d %v", status, err)
 	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+guests+"/v1/challenges", strings.NewReader("no request"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close() // what stands there is not of interest
+	if resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("a guest's request that is none: %d", resp.StatusCode)
+	}
 	stop()
 	if err := <-ended; err != nil {
 		t.Errorf("stopping: %v", err)
@@ -117,7 +129,7 @@ func TestServe(t *testing.T) {
 	}
 	defer db.Close()
 	var signed, waiting int
-	if err := db.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM audit_entry WHERE action = 'token.verify'), (SELECT count(*) FROM audit_inbox)`).Scan(&signed, &waiting); err != nil || signed != 1 || waiting != 0 {
+	if err := db.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM audit_entry WHERE action IN ('token.verify', 'guest.refuse_many')), (SELECT count(*) FROM audit_inbox)`).Scan(&signed, &waiting); err != nil || signed != 2 || waiting != 0 {
 		t.Errorf("of the last refusals, %d entries are signed; %d wait: %v", signed, waiting, err)
 	}
 }

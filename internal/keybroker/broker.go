@@ -149,6 +149,7 @@ const (
 	storeTimeout      = 10 * time.Second
 	checkpointTimeout = 15 * time.Second
 	janitorInterval   = time.Minute
+	lastFlush         = 5 * time.Second
 )
 
 var installationPattern = regexp.MustCompile(`^[a-z0-9]{8}$`)
@@ -192,7 +193,8 @@ func New(c Config) (*Broker, error) {
 	}, nil
 }
 
-// Run sweeps what has expired and writes the aggregated refusals, until ctx ends.
+// Run sweeps what has expired and writes the aggregated refusals, until ctx ends, and these once more then. Whoever runs it
+// takes no more requests by that time, and stops the audit log later.
 func (b *Broker) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -201,6 +203,11 @@ func (b *Broker) Run(ctx context.Context) error {
 		for {
 			select {
 			case <-ctx.Done():
+				last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
+				defer cancel()
+				if err := b.flush(last); err != nil {
+					b.Logger.Warn("stopping the key broker", zap.Error(err))
+				}
 				return nil
 			case <-tick.C:
 				if err := b.sweep(ctx); err != nil && ctx.Err() == nil {
@@ -212,13 +219,23 @@ func (b *Broker) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// sweep is one pass of Run. Losing the counters in a crash loses a count of anonymous refusals, nothing else.
+// flush writes the aggregated refusals. A crash loses those since the last time: a count of anonymous refusals, nothing else.
+func (b *Broker) flush(ctx context.Context) error {
+	e, ok := b.aggregate.entry()
+	if !ok {
+		return nil
+	}
+	if _, err := b.Log.Refuse(ctx, e); err != nil {
+		b.aggregate.restore(e)
+		return fmt.Errorf("writing aggregated refusals: %w", err)
+	}
+	return nil
+}
+
+// sweep is one pass of Run.
 func (b *Broker) sweep(ctx context.Context) error {
-	if e, ok := b.aggregate.entry(); ok {
-		if _, err := b.Log.Refuse(ctx, e); err != nil {
-			b.aggregate.restore(e)
-			return fmt.Errorf("writing aggregated refusals: %w", err)
-		}
+	if err := b.flush(ctx); err != nil {
+		return err
 	}
 	// What was granted is kept for a while, for answers that were lost. For a minute nothing is: see redeliver.
 	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_challenge WHERE expires_at < now() - interval '1 day'

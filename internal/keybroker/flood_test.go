@@ -253,6 +253,21 @@ func TestFloodIsAggregated(t *testing.T) {
 	wantCode(t, err, CodeWorkspace)
 }
 
+// What was refused since the last pass is not lost when the broker stops.
+func TestTheLastRefusalsAreWritten(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.broker.Unreadable("198.51.100.7")
+	stopped, stop := context.WithCancel(context.Background())
+	stop()
+	if err := r.broker.Run(stopped); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.count(`SELECT count(*) FROM audit_entry WHERE action = 'guest.refuse_many'`); n != 1 {
+		t.Errorf("%d entries under a checkpoint when the broker has stopped", n)
+	}
+}
+
 func TestNoEvidenceFloodFromAKnownWorkspace(t *testing.T) {
 	r := newRig(t)
 	r.prepareAndArm(testWorkspace)
