@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,7 +32,8 @@ import (
 	"github.com/eosc-siesta/siestad/internal/workspace"
 )
 
-// drain is how long requests under way may take once the daemon has been told to stop.
+// drain is how long requests under way may take once the daemon has been told to stop. Uploads and exports may take longer,
+// and are cut off.
 const drain = 10 * time.Second
 
 // serve puts the parts together, from the database up, and runs them until ctx ends.
@@ -177,7 +179,7 @@ func serve(ctx context.Context, c *Config) error {
 	front, stopFront := context.WithCancel(ctx)
 	defer stopFront()
 	context.AfterFunc(work, stopFront) // a worker that fails takes the listeners down with it
-	served := listen(front, listeners, logger)
+	served := listen(front, listeners, drain, logger)
 	stopWork()
 	worked := workers.Wait()
 	stopLog()
@@ -221,9 +223,10 @@ type listener struct {
 	handler       http.Handler
 }
 
-// listen serves all listeners until ctx ends or one fails, then lets the requests under way finish. All addresses are
-// taken before the first request is answered, so a daemon that cannot serve guests never looks healthy to people.
-func listen(ctx context.Context, listeners []listener, logger *zap.Logger) error {
+// listen serves all listeners until ctx ends or one fails, then lets the requests under way finish, cuts off what takes
+// longer than drain, and returns when no handler runs any more: they need the workers and the log. All addresses are taken
+// before the first request is answered, so a daemon that cannot serve guests never looks healthy to people.
+func listen(ctx context.Context, listeners []listener, drain time.Duration, logger *zap.Logger) error {
 	sockets := make([]net.Listener, len(listeners))
 	for i, l := range listeners {
 		socket, err := (&net.ListenConfig{}).Listen(ctx, "tcp", l.address)
@@ -235,10 +238,18 @@ func listen(ctx context.Context, listeners []listener, logger *zap.Logger) error
 		}
 		sockets[i] = socket
 	}
+	// Every handler holds it shared. Once it is taken, none runs and none begins: Close does not wait for them.
+	var running sync.RWMutex
+	defer running.Lock()
 	g, ctx := errgroup.WithContext(ctx)
 	for i, l := range listeners {
+		handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			running.RLock()
+			defer running.RUnlock()
+			l.handler.ServeHTTP(w, r)
+		})
 		server := &http.Server{
-			Handler: l.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+			Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 			ErrorLog: zap.NewStdLog(logger.Named("http")),
 		}
 		logger.Info("listening", zap.String("listener", l.name), zap.Stringer("address", sockets[i].Addr()))
@@ -258,7 +269,13 @@ func listen(ctx context.Context, listeners []listener, logger *zap.Logger) error
 			<-ctx.Done()
 			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 			defer cancel()
-			return server.Shutdown(late)
+			err := server.Shutdown(late)
+			if errors.Is(err, context.DeadlineExceeded) {
+				logger.Info("requests are cut off", zap.String("listener", l.name))
+				_ = server.Close() // its listener is closed already
+				return nil
+			}
+			return err
 		})
 	}
 	return g.Wait()

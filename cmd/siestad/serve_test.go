@@ -10,10 +10,12 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/zap"
 
 	"github.com/eosc-siesta/siestad/internal/postgres"
 	"github.com/eosc-siesta/siestad/internal/postgres/pgtest"
@@ -150,6 +152,57 @@ func await(t *testing.T, url string, ended <-chan error) {
 			t.Fatalf("the daemon ended: %v", err)
 		case <-deadline.Done():
 			t.Fatal("the daemon did not become ready")
+		case <-tick.C:
+		}
+	}
+}
+
+// TestStoppingCutsOffWhatTakesLonger: that is no fault, and when it stops no handler runs on.
+func TestStoppingCutsOffWhatTakesLonger(t *testing.T) {
+	address := freeAddress(t)
+	began, gone := make(chan struct{}), make(chan struct{})
+	var ended atomic.Bool
+	export := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).Flush()
+		close(began)
+		<-r.Context().Done()
+		<-gone // the caller is told before the handler has ended
+		ended.Store(true)
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() {
+		stopped <- listen(ctx, []listener{{"api", address, TLSConfig{}, export}}, time.Millisecond, zap.NewNop())
+	}()
+	go func() {
+		<-began
+		stop()
+	}()
+	dialed := dial(t, address)
+	fmt.Fprintf(dialed, "GET / HTTP/1.1\r\nHost: siestad.test\r\n\r\n")
+	if _, err := io.ReadAll(dialed); err != nil { // until the connection ends
+		t.Error(err)
+	}
+	close(gone)
+	if err := <-stopped; err != nil || !ended.Load() {
+		t.Errorf("stopped with %v; the handler has ended: %v", err, ended.Load())
+	}
+}
+
+// dial connects to an address as soon as somebody listens there.
+func dial(t *testing.T, address string) net.Conn {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", address)
+		if err == nil {
+			t.Cleanup(func() { _ = c.Close() })
+			return c
+		}
+		select {
+		case <-t.Context().Done():
+			t.Fatal(err)
 		case <-tick.C:
 		}
 	}
