@@ -57,7 +57,7 @@ func (h *handlers) GetImage(ctx context.Context, r gen.GetImageRequestObject) (g
 }
 
 // UploadImageFile receives the body into a temporary file and stores it once it is whole. Whether it will be taken is asked
-// before the body is read, and again in the transaction that takes it.
+// before the body is read, and again in the transaction that takes it: meanwhile the image may have become another one.
 func (h *handlers) UploadImageFile(ctx context.Context, r gen.UploadImageFileRequestObject) (gen.UploadImageFileResponseObject, error) {
 	img, err := h.image(ctx, "image.upload", r.Image)
 	if err != nil {
@@ -83,7 +83,7 @@ func (h *handlers) UploadImageFile(ctx context.Context, r gen.UploadImageFileReq
 		return nil, err
 	}
 	defer upload.Close()
-	updated, id, err := h.attach(ctx, img.ID, kind, upload)
+	updated, id, err := h.attach(ctx, img.ID, r.Params.IfMatch, kind, upload)
 	if err != nil {
 		return nil, h.notTaken(ctx, img.ID, err)
 	}
@@ -94,8 +94,8 @@ func (h *handlers) UploadImageFile(ctx context.Context, r gen.UploadImageFileReq
 	return gen.UploadImageFile200JSONResponse{Body: view, Headers: gen.UploadImageFile200ResponseHeaders{ETag: etag(view)}}, nil
 }
 
-// attach stores an upload as a file of an image. One at a time: large files must not take all connections of the database.
-func (h *handlers) attach(ctx context.Context, id string, kind image.Kind, upload *image.Upload) (image.Image, audit.ID, error) {
+// attach stores an upload as a file of the image that was seen. One at a time: large files must not take all connections of the database.
+func (h *handlers) attach(ctx context.Context, id string, seen *gen.IfMatch, kind image.Kind, upload *image.Upload) (image.Image, audit.ID, error) {
 	select {
 	case <-ctx.Done():
 		return image.Image{}, 0, ctx.Err()
@@ -103,10 +103,21 @@ func (h *handlers) attach(ctx context.Context, id string, kind image.Kind, uploa
 		defer func() { <-h.storing }()
 	}
 	return effect(ctx, h.Server, func(tx pgx.Tx) (image.Image, audit.ID, error) {
+		who := callOf(ctx).actor()
+		img, err := h.cfg.Images.Lock(ctx, tx, id)
+		if err == nil {
+			err = img.Accepts(who)
+		}
+		if err == nil {
+			err = matches(seen, imageView(img))
+		}
+		if err != nil {
+			return image.Image{}, 0, err
+		}
 		if err := h.cfg.Images.Store(ctx, tx, upload); err != nil {
 			return image.Image{}, 0, err
 		}
-		return h.cfg.Images.Attach(ctx, tx, callOf(ctx).actor(), id, kind, upload.SHA256)
+		return h.cfg.Images.Attach(ctx, tx, who, id, kind, upload.SHA256)
 	})
 }
 

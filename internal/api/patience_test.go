@@ -277,6 +277,31 @@ func TestAnImageRegisteredDuringAnUpload(t *testing.T) {
 	}
 }
 
+// TestOfTwoUploadsToOneVersion the slower is refused: it would overwrite what its sender has not seen.
+func TestOfTwoUploadsToOneVersion(t *testing.T) {
+	r := newRig(t)
+	op := r.person("op", "operator")
+	created := r.want(201, op, "POST", "/v1/images", map[string]any{"name": "desktop"})
+	var img gen.Image
+	created.into(t, &img)
+	path, octets := "/v1/images/"+img.ID+"/files/kernel", with("Content-Type", "application/octet-stream")
+	during := func(tag, meanwhile, body string) option {
+		return func(req *http.Request) {
+			req.Header.Set("If-Match", tag)
+			req.Body = io.NopCloser(io.MultiReader(readerFunc(func([]byte) (int, error) {
+				r.want(200, op, "PUT", path, meanwhile, octets, with("If-Match", tag))
+				return 0, io.EOF
+			}), strings.NewReader(body)))
+		}
+	}
+	r.want(412, op, "PUT", path, "x", octets, during(created.header.Get("ETag"), "fast", "the slower"))
+	r.want(200, op, "GET", "/v1/images/"+img.ID, nil).into(t, &img)
+	if img.Kernel == nil || img.Kernel.Size != int64(len("fast")) {
+		t.Errorf("the kernel is %+v", img.Kernel)
+	}
+	r.want(200, op, "PUT", path, "x", octets, during("*", "fast again", "whatever stands there"))
+}
+
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }

@@ -180,6 +180,18 @@ func (s *Service) Image(ctx context.Context, id string) (Image, error) {
 	return img, nil
 }
 
+// Lock returns one image as it stays until tx ends.
+func (s *Service) Lock(ctx context.Context, tx pgx.Tx, id string) (Image, error) {
+	if _, err := tx.Exec(ctx, `SELECT FROM image WHERE id = $1 FOR UPDATE`, id); err != nil {
+		return Image{}, fmt.Errorf("locking image %s: %w", id, err)
+	}
+	img, err := read(ctx, tx, id)
+	if err != nil {
+		return Image{}, fmt.Errorf("reading image %s: %w", id, err)
+	}
+	return img, nil
+}
+
 // Images lists up to limit images after the given id, in order of id; state "" means all.
 func (s *Service) Images(ctx context.Context, state State, after string, limit int) ([]Image, error) {
 	rows, err := s.db.Query(ctx, selectImage+` WHERE i.id > $1 AND ($2 = '' OR i.state = $2) ORDER BY i.id LIMIT $3`, after, string(state), limit)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/eosc-siesta/siestad/internal/audit"
@@ -137,6 +138,31 @@ func TestRegisterNeedsAllFilesAndThenNothingChanges(t *testing.T) {
 	})
 	if !errors.Is(err, image.ErrState) {
 		t.Errorf("changing a registered image: got %v", err)
+	}
+}
+
+// What was compared with a locked image is true until the transaction ends.
+func TestALockedImageStays(t *testing.T) {
+	r := newRig(t)
+	img := r.draft()
+	r.must(func(tx pgx.Tx) error {
+		if _, err := r.Lock(t.Context(), tx, img.ID); err != nil {
+			return err
+		}
+		err := r.try(func(other pgx.Tx) error {
+			if _, err := other.Exec(t.Context(), `SET LOCAL lock_timeout = '50ms'`); err != nil {
+				return err
+			}
+			_, err := r.Lock(t.Context(), other, img.ID)
+			return err
+		})
+		if pg := (*pgconn.PgError)(nil); !errors.As(err, &pg) || pg.Code != "55P03" {
+			t.Errorf("locked twice: %v", err)
+		}
+		return nil
+	})
+	if err := r.try(func(tx pgx.Tx) error { _, err := r.Lock(t.Context(), tx, "nothing"); return err }); !errors.Is(err, image.ErrNotFound) {
+		t.Errorf("an image that is not there: %v", err)
 	}
 }
 
