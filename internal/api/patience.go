@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -23,12 +24,17 @@ const (
 	exportsEach, exportsAll = 1, 4
 )
 
-// longer gives a request more time. The context that it returns ends with that time, or when the caller goes.
+// longer gives a request more time. The context that it returns ends with that time, or when the caller goes. What is still
+// to be written after cancel is little, and has the time of a stall.
 func (c *call) longer(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
 	c.deadline(time.Now().Add(limit))
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	stop := context.AfterFunc(c.conn, cancel)
-	return ctx, func() { stop(); cancel() }
+	return ctx, func() {
+		stop()
+		cancel()
+		_ = c.control.SetWriteDeadline(sooner(time.Now().Add(stallIn), c.until.Add(lastWord)))
+	}
 }
 
 // deadline is set for the connection's both directions. Not every writer has deadlines (a test's recorder has none);
@@ -39,7 +45,8 @@ func (c *call) deadline(until time.Time) {
 	_ = c.control.SetWriteDeadline(until.Add(lastWord))
 }
 
-// patientReader reads a body whose sender may take until the call's deadline and may not stall.
+// patientReader reads a body whose sender may take until the call's deadline and may not stall. How long we take between two
+// reads is not the sender's fault; over HTTP/2 a deadline that passes then would end the body all the same.
 type patientReader struct {
 	body io.Reader
 	call *call
@@ -48,26 +55,35 @@ type patientReader struct {
 func (r patientReader) Read(b []byte) (int, error) {
 	_ = r.call.control.SetReadDeadline(sooner(time.Now().Add(stallIn), r.call.until))
 	n, err := r.body.Read(b)
-	switch {
-	case errors.Is(err, io.EOF):
-		_ = r.call.control.SetReadDeadline(r.call.until) // net/http goes on reading, to see whether the caller stays
-	case err != nil:
+	if err != nil && !errors.Is(err, io.EOF) {
 		return n, kindMalformed.because("The body could not be read to its end.")
 	}
+	_ = r.call.control.SetReadDeadline(r.call.until) // after the end, too: net/http goes on reading, to see whether the caller stays
 	return n, err
 }
 
-// patientWriter writes an answer whose reader may take until the call's deadline and may not stall.
+// patientWriter writes an answer whose reader may take until the call's deadline and may not stall. It writes in pieces, for
+// a deadline holds for the whole of a write: a reader that takes a piece in that time is slow and moves. Between writes it
+// is we who are slow; over HTTP/2 a deadline that passes then would end the answer all the same.
 type patientWriter struct {
 	http.ResponseWriter
 	call  *call
 	begun bool
 }
 
-func (w *patientWriter) Write(b []byte) (int, error) {
+const pieceSize = 4 << 10
+
+func (w *patientWriter) Write(b []byte) (n int, err error) {
 	w.begun = true
-	_ = w.call.control.SetWriteDeadline(sooner(time.Now().Add(stallIn), w.call.until))
-	return w.ResponseWriter.Write(b)
+	for piece := range slices.Chunk(b, pieceSize) {
+		_ = w.call.control.SetWriteDeadline(sooner(time.Now().Add(stallIn), w.call.until))
+		m, err := w.ResponseWriter.Write(piece)
+		if n += m; err != nil {
+			return n, err
+		}
+	}
+	_ = w.call.control.SetWriteDeadline(w.call.until.Add(lastWord))
+	return n, nil
 }
 
 func sooner(a, b time.Time) time.Time {

@@ -38,11 +38,13 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error   { p.once.Do(func() { close(p.ended) }); return nil }
 func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
 
-// served serves a handler over pipes; dial makes a connection to it.
+// served serves a handler over pipes, to clients of HTTP/1 and HTTP/2; dial makes a connection to it.
 func served(t *testing.T, h http.Handler) (dial func() net.Conn) {
 	t.Helper()
 	l := &pipes{conns: make(chan net.Conn), ended: make(chan struct{})}
-	server := &http.Server{Handler: h}
+	server := &http.Server{Handler: h, Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
 	var running sync.WaitGroup
 	running.Go(func() { _ = server.Serve(l) })
 	t.Cleanup(func() { _ = server.Close(); running.Wait() })
@@ -143,7 +145,7 @@ func TestStalledCallersAreCutOff(t *testing.T) {
 		"a stalled upload":   {upload, time.Hour, stallIn},
 		"a slow upload":      {upload, stallIn - time.Second, uploadIn},
 		"a stalled download": {export, 3 * time.Hour, stallIn},
-		"a slow download":    {export, time.Second, exportIn},
+		"a slow download":    {export, stallIn / 3, exportIn},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			ended = make(chan error, 1)
@@ -175,6 +177,125 @@ func TestStalledCallersAreCutOff(t *testing.T) {
 			time.Sleep(4 * time.Hour) // until everybody has noticed
 		})
 	}
+}
+
+// TestPatienceOverHTTP2: the same holds where a connection has many streams, and a deadline ends one whoever is slow.
+func TestPatienceOverHTTP2(t *testing.T) {
+	r := newRig(t)
+	for name, row := range map[string]struct{ pause, want time.Duration }{
+		"a stalled download": {3 * time.Hour, stallIn},
+		"a slow download":    {stallIn / 3, exportIn},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ended := make(chan error, 1)
+			client := over(t, true, r.server.observe(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				c := callOf(req.Context())
+				_, cancel := c.longer(req.Context(), exportIn)
+				defer cancel()
+				out, err := &patientWriter{ResponseWriter: w, call: c}, error(nil)
+				for err == nil {
+					_, err = out.Write(make([]byte, 64<<10))
+				}
+				ended <- err
+			})))
+			began := time.Now()
+			resp := ask(t, client, http.NoBody)
+			tick := time.NewTicker(row.pause) // of the bubble's clock
+			defer tick.Stop()
+			for waiting := true; waiting; {
+				select {
+				case <-tick.C:
+					_, err := resp.Body.Read(make([]byte, 4096))
+					must(t, err)
+				case err := <-ended:
+					if took := time.Since(began); took < row.want || took > row.want+stallIn {
+						t.Errorf("%s ended after %v (%v), want %v", name, took, err, row.want)
+					}
+					waiting = false
+				}
+			}
+		})
+	}
+}
+
+// TestOurSlownessCutsOffNobody: what takes long here is not the caller's stall.
+func TestOurSlownessCutsOffNobody(t *testing.T) {
+	r := newRig(t)
+	for name, http2 := range map[string]bool{"HTTP/1": false, "HTTP/2": true} {
+		synctest.Test(t, func(t *testing.T) {
+			pause := func() { time.Sleep(3 * stallIn) } // of the bubble's clock
+			client := over(t, http2, r.server.observe(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+				c := callOf(req.Context())
+				_, cancel := c.longer(req.Context(), uploadIn)
+				defer cancel()
+				in, out := patientReader{req.Body, c}, &patientWriter{ResponseWriter: w, call: c}
+				first := make([]byte, 1)
+				_, err := io.ReadFull(in, first)
+				if err == nil {
+					pause()
+					first, err = io.ReadAll(in)
+				}
+				if err != nil || len(first) != 1 {
+					t.Errorf("%s: the rest of the body is %q, %v", name, first, err)
+				}
+				for range 2 {
+					if _, err := out.Write([]byte("x")); err != nil {
+						t.Errorf("%s: %v", name, err)
+					}
+					_ = c.control.Flush()
+					pause()
+				}
+			})))
+			second := readerFunc(func(b []byte) (int, error) {
+				time.Sleep(2 * stallIn) // while nobody reads
+				return copy(b, "b"), io.EOF
+			})
+			resp := ask(t, client, io.MultiReader(strings.NewReader("a"), second))
+			if got, err := io.ReadAll(resp.Body); err != nil || string(got) != "xx" {
+				t.Errorf("%s: %q, %v", name, got, err)
+			}
+		})
+	}
+}
+
+// TestAnAnswerThatNobodyFetches holds its connection no longer than a stall.
+func TestAnAnswerThatNobodyFetches(t *testing.T) {
+	r := newRig(t)
+	synctest.Test(t, func(t *testing.T) {
+		c := served(t, r.server.observe(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			c := callOf(req.Context())
+			_, cancel := c.longer(req.Context(), exportIn)
+			defer cancel()
+			_, err := (&patientWriter{ResponseWriter: w, call: c}).Write([]byte("less than is buffered"))
+			must(t, err)
+		})))()
+		request(t, c, "GET", "/", "x")
+		time.Sleep(stallIn + time.Second) // of the bubble's clock
+		if got, err := io.ReadAll(c); err != nil || len(got) != 0 {
+			t.Errorf("after %v it is still sent: %.20q %v", stallIn, got, err)
+		}
+	})
+}
+
+// over makes a client of a handler that speaks one protocol.
+func over(t *testing.T, http2 bool, h http.Handler) *http.Client {
+	t.Helper()
+	dial := served(t, h)
+	transport := &http.Transport{Protocols: new(http.Protocols), DialContext: func(context.Context, string, string) (net.Conn, error) { return dial(), nil }}
+	transport.Protocols.SetHTTP1(!http2)
+	transport.Protocols.SetUnencryptedHTTP2(http2)
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+func ask(t *testing.T, client *http.Client, body io.Reader) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://siestad.test/", body)
+	must(t, err)
+	resp, err := client.Do(req)
+	must(t, err)
+	t.Cleanup(func() { _ = resp.Body.Close() })
+	return resp
 }
 
 // TestSlowCallersTakeNoConnection: with as many uploads and exports open as may be, all of them stalled, nothing of them
