@@ -76,7 +76,7 @@ func serve(ctx context.Context, c *Config) error {
 	if err != nil {
 		return err
 	}
-	permits, images := permit.New(db, log.Recorder, freezable(c)...), image.New(db, log.Recorder, endorsers...)
+	permits, images := permit.New(db, log.Recorder, freezable(c)...).WithIssuers(issuerURLs(c)...), image.New(db, log.Recorder, endorsers...)
 	clouds, err := sites(c)
 	if err != nil {
 		return err
@@ -207,6 +207,13 @@ func newLogger(level string) (*zap.Logger, error) {
 		return nil, fmt.Errorf("making the logger: %w", err)
 	}
 	return logger, nil
+}
+
+func issuerURLs(c *Config) (urls []string) {
+	for _, i := range c.Issuers {
+		urls = append(urls, i.URL)
+	}
+	return urls
 }
 
 func issuers(c *Config) []api.Issuer {

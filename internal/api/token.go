@@ -16,6 +16,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/eosc-siesta/siestad/internal/authz"
+	"github.com/eosc-siesta/siestad/internal/permit"
 )
 
 const (
@@ -237,7 +238,7 @@ func (i issuerKeys) read(payload []byte, now time.Time) (caller, error) {
 		return caller{}, faultAudience
 	case !slices.Contains(i.Clients, c.Party): // any client of the realm can get our audience
 		return caller{}, faultClient
-	case c.Subject == "" || len(c.Subject) > 128 || strings.ContainsFunc(c.Subject, unprintable) || strings.Contains(c.Subject, "|"):
+	case !permit.Subject(c.Subject):
 		return caller{}, faultSubject
 	case c.Expires == nil || c.Issued == nil || *c.Expires < 0 || *c.Issued < 0 || *c.Expires > 1<<40 || *c.Issued > 1<<40:
 		return caller{}, faultTime

@@ -169,6 +169,8 @@ func TestBadTokens(t *testing.T) {
 		{"sub empty", with("sub", ""), faultSubject},
 		{"sub too long", with("sub", strings.Repeat("a", 129)), faultSubject},
 		{"sub with a bar", with("sub", "x|ann"), faultSubject},
+		{"sub with a space at its end", with("sub", "ann "), faultSubject},
+		{"sub with a space before it", with("sub", "\u00a0ann"), faultSubject},
 		{"sub with a new line", with("sub", "ann\nbob"), faultSubject},
 		{"sub a number", with("sub", 7), faultMalformed},
 		{"bound to a certificate", with("cnf", map[string]any{"x5t#S256": "abc"}), faultBound},

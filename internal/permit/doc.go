@@ -8,7 +8,7 @@
 // names one person, project, dataset, image, site, chip, host, product line or key
 // version, and while it is live no key is released to anything it touches. What it
 // names is written as releases have it and is there to be stopped: a name that
-// nothing has is refused.
+// nothing has is refused, as is a person of an issuer whose tokens are not accepted.
 //
 // Every fact is read inside the transaction that releases a key, with the rows
 // locked against change (FOR SHARE), so an end or a freeze that commits first

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -21,11 +22,17 @@ type Site struct {
 }
 
 var (
-	personPattern = regexp.MustCompile(`^https?://[^|\s]+\|[^|[:cntrl:]]{1,128}$`) // as tokens are accepted
+	issuerPattern = regexp.MustCompile(`^https?://[^|\s]+$`)
 	hostPattern   = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,62}/[A-Za-z0-9][A-Za-z0-9._-]{0,200}$`)
 	keyPattern    = regexp.MustCompile(`^[0-9a-z]{26}/[1-9][0-9]{0,8}$`)
 	fmspcPattern  = regexp.MustCompile(`^[0-9a-f]{12}$`)
 )
+
+// Subject says whether an issuer may call somebody so: with any other subject no token is accepted, and nobody can be frozen.
+func Subject(s string) bool {
+	return s != "" && len(s) <= 128 && strings.TrimSpace(s) == s && !strings.Contains(s, "|") &&
+		!strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f || r == utf8.RuneError })
+}
 
 // Named returns a value as releases and leases have it: the very text that is compared. The error says what would be right.
 func Named(kind FreezeKind, value string) (string, error) {
@@ -35,7 +42,7 @@ func Named(kind FreezeKind, value string) (string, error) {
 	switch kind {
 	case "project", "dataset", "image", "site": // known has them, or not
 	case "person":
-		if !personPattern.MatchString(value) {
+		if issuer, subject, _ := strings.Cut(value, "|"); !issuerPattern.MatchString(issuer) || !Subject(subject) {
 			return "", invalid("a person is written as issuer|subject, such as https://login.example.org|ann, which is what the members of a project are")
 		}
 	case "chip":
@@ -77,18 +84,30 @@ func product(value string) (string, error) {
 		value, strings.Join(attest.ProductLines(), ", "))
 }
 
-// exists asks for what is in the database. Nothing of it is ever deleted.
+// exists asks for what is in the database. Nothing of it is ever deleted; only members come and go.
 var exists = map[FreezeKind]string{
 	"project": `SELECT EXISTS (SELECT FROM project WHERE id = $1)`,
 	"dataset": `SELECT EXISTS (SELECT FROM dataset WHERE id = $1)`,
 	"image":   `SELECT EXISTS (SELECT FROM image WHERE id = $1)`,
+	"person":  `SELECT EXISTS (SELECT FROM project WHERE members @> ARRAY[$1])`,
 	"key":     `SELECT EXISTS (SELECT FROM broker_key WHERE workspace = split_part($1, '/', 1) AND version = split_part($1, '/', 2)::integer)`,
 }
 
-// known refuses what nothing has for a name: whoever froze it would believe to have stopped something. A person or a chip
-// may be frozen before anybody here has seen it.
+// known refuses what nothing has for a name: whoever froze it would believe to have stopped something. A person of a
+// configured issuer or a chip may be frozen before anybody here has seen it.
 func (s *Service) known(ctx context.Context, tx pgx.Tx, kind FreezeKind, value string) error {
 	switch kind {
+	case "person":
+		issuer, _, _ := strings.Cut(value, "|")
+		if len(s.issuers) == 0 || slices.Contains(s.issuers, issuer) {
+			return nil
+		}
+		// Workspaces of an issuer's people outlive its place in the configuration.
+		there, err := found(ctx, tx, kind, value)
+		if err == nil && !there {
+			err = invalid("no project has this member, and tokens of %q are not accepted; those of these issuers are: %s", issuer, strings.Join(s.issuers, ", "))
+		}
+		return err
 	case "site":
 		if !slices.ContainsFunc(s.sites, func(site Site) bool { return site.Name == value }) {
 			return invalid("no site of this name is configured; these are: %s", listed(s.sites, func(site Site) []string { return []string{site.Name} }))
@@ -106,15 +125,22 @@ func (s *Service) known(ctx context.Context, tx pgx.Tx, kind FreezeKind, value s
 	case "chip":
 		return s.wholeChip(value)
 	case "project", "dataset", "image", "key":
-		var there bool
-		if err := tx.QueryRow(ctx, exists[kind], value).Scan(&there); err != nil {
-			return fmt.Errorf("looking for it: %w", err)
+		there, err := found(ctx, tx, kind, value)
+		if err != nil {
+			return err
 		}
 		if !there {
 			return invalid("there is no %s of this name; write its id as the lists show it", map[bool]string{true: "key version", false: string(kind)}[kind == "key"])
 		}
 	}
 	return nil
+}
+
+func found(ctx context.Context, tx pgx.Tx, kind FreezeKind, value string) (there bool, err error) {
+	if err := tx.QueryRow(ctx, exists[kind], value).Scan(&there); err != nil {
+		return false, fmt.Errorf("looking for it: %w", err)
+	}
+	return there, nil
 }
 
 // wholeChip refuses the short form of an id where it is the beginning of a longer one: tables show the first digits of all.

@@ -49,6 +49,8 @@ func TestFreezesOfNothingAreRefused(t *testing.T) {
 		{"person", "https://id.test", "issuer|subject"},
 		{"person", "https://id.test|", "issuer|subject"},
 		{"person", rita + " ", "no space around it"},
+		{"person", "https://id.test|\u00a0rita", "issuer|subject"},
+		{"person", "https://id.test|" + strings.Repeat("é", 65), "issuer|subject"},
 		{"moon", "x", "is none of"},
 	} {
 		_, err := r.place(row.kind, row.value)
@@ -58,6 +60,27 @@ func TestFreezesOfNothingAreRefused(t *testing.T) {
 	}
 	if f := r.facts(query); !f.NoFreeze.Holds {
 		t.Errorf("something was frozen: %s", f.NoFreeze.Why)
+	}
+}
+
+// A person of an issuer whose tokens nobody accepts is nobody, unless he or she is here already.
+func TestPeopleAreOfConfiguredIssuers(t *testing.T) {
+	r := newRig(t)
+	r.grant(future) // to rita, of https://id.test
+	r.Service = r.WithIssuers("https://login.example.org/realms/a", "https://login.example.org/realms/b")
+	for _, value := range []string{"https://login.example.org/realms/a|ann", "https://login.example.org/realms/b|not-seen-yet", rita} {
+		if _, err := r.place("person", value); err != nil {
+			t.Errorf("%s: %v", value, err)
+		}
+	}
+	for _, value := range []string{
+		"https://login.example.org/realms/a/|ann", "https://login.example.org/realms/A|ann", "https://login.example.org|ann",
+		"http://login.example.org/realms/a|ann", "https://id.test|ritz", "https://id.test/|rita",
+	} {
+		_, err := r.place("person", value)
+		if !errors.Is(err, permit.ErrInvalid) || !strings.Contains(err.Error(), "https://login.example.org/realms/a, https://login.example.org/realms/b") {
+			t.Errorf("%s: got %v, want ErrInvalid that lists the issuers", value, err)
+		}
 	}
 }
 

@@ -30,15 +30,24 @@ var (
 // Service reads and changes projects, datasets, permits and freezes. Methods that change something take the caller's
 // transaction and write the audit entry in it; the returned audit.ID is what a policy change waits for after commit.
 type Service struct {
-	db    *pgxpool.Pool
-	audit *audit.Recorder
-	sites []Site
+	db      *pgxpool.Pool
+	audit   *audit.Recorder
+	sites   []Site
+	issuers []string
 }
 
 // New returns a service over a migrated database. Sites are what the configuration names; nothing else can be frozen as a
 // site or a host.
 func New(db *pgxpool.Pool, log *audit.Recorder, sites ...Site) *Service {
 	return &Service{db: db, audit: log, sites: sites}
+}
+
+// WithIssuers returns the service where these issuers' tokens are accepted: nobody but their people, and those who are members
+// already, can be frozen as a person. Without it anything of the form can.
+func (s *Service) WithIssuers(urls ...string) *Service {
+	with := *s
+	with.issuers = urls
+	return &with
 }
 
 var idPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,62}$`)
