@@ -102,12 +102,15 @@ func TestPayloadsAreDeterministic(t *testing.T) {
 func TestSignRefusesWhatVerifyWould(t *testing.T) {
 	key := newKey(t)
 	for name, broken := range map[string]func(*Document){
-		"no id":            func(d *Document) { d.ID = "" },
-		"no tag":           func(d *Document) { d.Tags = nil },
-		"unknown profile":  func(d *Document) { d.Profile = "https://example.org/other" },
-		"line break":       func(d *Document) { d.Author = "ACME\nsigner: somebody" },
-		"short digest":     func(d *Document) { d.Tags[0].Values[0].Digests[0].Value = []byte{1} },
-		"one hash twice":   func(d *Document) { v := &d.Tags[0].Values[0]; v.Digests = append(v.Digests, v.Digests[0]) },
+		"no id":           func(d *Document) { d.ID = "" },
+		"no tag":          func(d *Document) { d.Tags = nil },
+		"unknown profile": func(d *Document) { d.Profile = "https://example.org/other" },
+		"line break":      func(d *Document) { d.Author = "ACME\nsigner: somebody" },
+		"short digest":    func(d *Document) { d.Tags[0].Values[0].Digests[0].Value = []byte{1} },
+		"one hash twice":  func(d *Document) { v := &d.Tags[0].Values[0]; v.Digests = append(v.Digests, v.Digests[0]) },
+		"a dated instance": func(d *Document) {
+			d.Tags[0].Values[0].Environment = Environment{Instance: Name{Tag: 1, Bytes: encodeTag(0, encodeText("2026-11-24T12:00:00Z"))}}
+		},
 		"no environment":   func(d *Document) { d.Tags[0].Values[0].Environment = Environment{} },
 		"ends beforehand":  func(d *Document) { d.NotBefore = d.NotAfter.Add(time.Second) },
 		"larger than read": func(d *Document) { d.Tags[0].Values[0].Raw = make([]byte, MaxSize) },
@@ -264,30 +267,52 @@ func TestZeroKeysVerifyNothing(t *testing.T) {
 // Others' documents have more in them than is read here. It is named, and changes nothing.
 func TestWhatIsPassedOver(t *testing.T) {
 	comid := encodeMap(map[int64][]byte{
-		0: encodeText("en-GB"), 1: encodeMap(map[int64][]byte{0: encodeTag(tagUUID, encodeBytes(make([]byte, 16)))}),
+		0: encodeText("en-GB"), 1: encodeMap(map[int64][]byte{0: encodeTag(tagUUID, encodeBytes(make([]byte, 16))), 7: encodeInt(1)}),
+		3: encodeArray(), -2: encodeInt(1), 1<<63 - 1: encodeInt(1),
 		4: encodeMap(map[int64][]byte{
 			0: encodeArray(encodeArray(encodeMap(map[int64][]byte{0: encodeMap(map[int64][]byte{1: encodeText("ACME")})}), encodeArray(
-				encodeMap(map[int64][]byte{1: encodeMap(map[int64][]byte{13: encodeArray(), 4: encodeTag(563, encodeArray())})}),
+				encodeMap(map[int64][]byte{5: encodeInt(1), 1: encodeMap(map[int64][]byte{
+					13: encodeArray(), 4: encodeTag(563, encodeArray()), 0: encodeMap(map[int64][]byte{0: encodeText("1.0"), 1: encodeInt(1)}),
+				})}),
 				encodeMap(map[int64][]byte{1: encodeMap(nil), 2: encodeArray()})))),
 			3: encodeArray(),
 		}),
 	})
-	got, err := readDocument(encodeTag(tagUnsigned, encodeMap(map[int64][]byte{
-		0: encodeBytes(make([]byte, 16)), 1: encodeArray(encodeTag(505, encodeBytes(nil)), encodeTag(tagComid, encodeBytes(comid))), 2: encodeArray(),
-	})))
+	members := [][]byte{
+		encodeInt(0), encodeBytes(make([]byte, 16)), encodeInt(1), encodeArray(encodeTag(505, encodeBytes(nil)), encodeTag(tagComid, encodeBytes(comid))),
+		encodeInt(2), encodeArray(), head(majorUint, 1<<63), encodeInt(0), encodeText("0\nsigned by"), encodeInt(0),
+	}
+	got, err := readDocument(encodeTag(tagUnsigned, append(head(majorMap, uint64(len(members)/2)), bytes.Join(members, nil)...)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Document{
 		ID:   "00000000-0000-0000-0000-000000000000",
-		Tags: []Tag{{ID: "00000000-0000-0000-0000-000000000000", Values: []Value{{Environment: Environment{Vendor: "ACME"}}}}},
+		Tags: []Tag{{ID: "00000000-0000-0000-0000-000000000000", Values: []Value{{Environment: Environment{Vendor: "ACME"}, Version: "1.0"}}}},
 		Passed: []string{
-			"a tag of another kind (505)", "a raw value of another kind", "values of another kind (13)",
-			"a measurement that counts only under another authority (authorized-by)", "triples of another kind (3)", "member 2 of the document",
+			"a tag of another kind (505)", "member 0 of a CoMID", "member 3 of a CoMID", "member 9223372036854775807 of a CoMID", "member -2 of a CoMID",
+			"member 7 of a tag's identity", "member 5 of a measurement", "member 1 of a version", "a raw value of another kind", "values of another kind (13)",
+			"a measurement that counts only under another authority (authorized-by)", "triples of another kind (3)",
+			"member 2 of the document", "member 9223372036854775808 of the document", `member "0\nsigned by" of the document`,
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// One signature can hold as many kinds of what is passed over as there are numbers.
+func TestPassedOverIsBounded(t *testing.T) {
+	m := map[int64][]byte{0: encodeText("id"), 1: encodeArray(encodeTag(tagComid, encodeBytes(writeTag(full().Tags[0]))))}
+	for i := range int64(2 * maxPassed) {
+		m[100+i] = encodeInt(0)
+	}
+	d, err := readDocument(encodeTag(tagUnsigned, encodeMap(m)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(d.Passed) != maxPassed+1 || d.Passed[0] != "member 100 of the document" || d.Passed[maxPassed] != "and more" {
+		t.Errorf("%d are named, %q", len(d.Passed), d.Passed)
 	}
 }
 
@@ -334,7 +359,7 @@ func TestPublishedExample(t *testing.T) {
 			Environment: Environment{Class: Name{Tag: tagUUID, Bytes: class.text}, Vendor: "ACME Inc.", Model: "ACME RoadRunner", Layer: &layer},
 			Version:     "1.0.0", Digests: []Digest{{SHA256, digest}},
 		}},
-	}}}
+	}}, Passed: []string{"member 1 of a version"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -2,6 +2,8 @@ package corim
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"time"
 	"unicode"
 )
@@ -16,19 +18,30 @@ const (
 	tagMinSVN   = 553
 	maxText     = 300
 	maxID       = 256
+	maxPassed   = 50
 )
 
-// reader collects what is passed over, each kind once.
+// reader collects what is passed over, each kind once, and after some of them only that there is more.
 type reader struct{ doc *Document }
 
 func (r reader) pass(format string, args ...any) {
 	what := fmt.Sprintf(format, args...)
-	for _, p := range r.doc.Passed {
-		if p == what {
-			return
-		}
+	if len(r.doc.Passed) > maxPassed || slices.Contains(r.doc.Passed, what) {
+		return
+	}
+	if len(r.doc.Passed) == maxPassed {
+		what = "and more"
 	}
 	r.doc.Passed = append(r.doc.Passed, what)
+}
+
+// rest passes over the members of a map that are not among the known ones.
+func (r reader) rest(m item, of string, known ...string) {
+	for i := 0; i < len(m.list); i += 2 {
+		if key := label(m.list[i]); !slices.Contains(known, key) {
+			r.pass("member %s of %s", key, of)
+		}
+	}
 }
 
 func bad(format string, args ...any) error {
@@ -52,28 +65,26 @@ func readDocument(payload []byte) (Document, error) {
 	}
 	for i := 0; i < len(m.list); i += 2 {
 		value := m.list[i+1]
-		switch key, _ := m.list[i].int64(); {
-		case m.list[i].major != majorUint:
-			r.pass("an extension of the document")
-		case key == 0:
-		case key == 1:
+		switch label(m.list[i]) {
+		case "0":
+		case "1":
 			if err := r.tags(value); err != nil {
 				return Document{}, err
 			}
-		case key == 3:
+		case "3":
 			if doc.Profile, err = profile(value); err != nil {
 				return Document{}, err
 			}
-		case key == 4:
+		case "4":
 			if doc.NotBefore, doc.NotAfter, err = validity(value); err != nil {
 				return Document{}, err
 			}
-		case key == 5:
+		case "5":
 			if doc.Author, err = entity(value, 1); err != nil {
 				return Document{}, err
 			}
 		default:
-			r.pass("member %d of the document", key)
+			r.pass("member %s of the document", label(m.list[i]))
 		}
 	}
 	if len(doc.Tags) == 0 {
@@ -120,10 +131,15 @@ func (r reader) tags(list item) error {
 }
 
 func (r reader) comid(m item) (tag Tag, err error) {
+	if m.major != majorMap {
+		return Tag{}, bad("a CoMID is no map")
+	}
+	r.rest(m, "a CoMID", "1", "2", "4")
 	identity, _ := m.get(1)
 	if tag.ID, err = name(identity, 0, "tag-id"); err != nil {
 		return Tag{}, err
 	}
+	r.rest(identity, "a tag's identity", "0", "1")
 	if v, ok := identity.get(1); ok {
 		if v.major != majorUint {
 			return Tag{}, bad("tag-version is no number")
@@ -140,9 +156,9 @@ func (r reader) comid(m item) (tag Tag, err error) {
 		return Tag{}, bad("CoMID %s has no triples", tag.ID)
 	}
 	for i := 0; i < len(triples.list); i += 2 {
-		key, value := triples.list[i], triples.list[i+1]
-		if key.major != majorUint || key.n != 0 {
-			r.pass("triples of another kind (%s)", label(key))
+		value := triples.list[i+1]
+		if key := label(triples.list[i]); key != "0" {
+			r.pass("triples of another kind (%s)", key)
 			continue
 		}
 		if value.major != majorArray {
@@ -159,11 +175,17 @@ func (r reader) comid(m item) (tag Tag, err error) {
 	return tag, nil
 }
 
+// label is a map's key on one line; text is in quotation marks, so that it is never taken for a number.
 func label(key item) string {
-	if n, ok := key.int64(); ok {
-		return fmt.Sprint(n)
+	switch n, ok := key.int64(); {
+	case key.major == majorUint:
+		return strconv.FormatUint(key.n, 10)
+	case key.major == majorText:
+		return strconv.Quote(string(key.text[:min(len(key.text), 40)]))
+	case ok:
+		return strconv.FormatInt(n, 10)
 	}
-	return "named"
+	return "below -2^62"
 }
 
 func (r reader) triple(it item) ([]Value, error) {
@@ -183,6 +205,7 @@ func (r reader) triple(it item) ([]Value, error) {
 			r.pass("a measurement that counts only under another authority (authorized-by)")
 			continue
 		}
+		r.rest(m, "a measurement", "0", "1")
 		v := Value{Environment: env}
 		if key, ok := m.get(0); ok {
 			if v.Key, err = measured(key); err != nil {
@@ -271,8 +294,9 @@ func measured(it item) (k Key, err error) {
 }
 
 func identifier(it item) (Name, error) {
-	if it.major != majorTag || len(it.raw) > maxID {
-		return Name{}, bad("an identifier has no tag, or more than %d bytes", maxID)
+	// Tag 0 is a date, and the Tag of no identifier.
+	if it.major != majorTag || it.n == 0 || len(it.raw) > maxID {
+		return Name{}, bad("an identifier has no tag, that of a date, or more than %d bytes", maxID)
 	}
 	content := it.list[0]
 	switch it.n {
@@ -292,6 +316,7 @@ func (r reader) values(m item, v *Value) (err error) {
 		case "0":
 			text, _ := value.get(0)
 			v.Version, err = printable(text, "version")
+			r.rest(value, "a version", "0")
 		case "1":
 			v.SVN, v.MinSVN, err = svn(value)
 		case "2":
