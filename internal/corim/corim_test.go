@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -82,7 +83,7 @@ func TestWhatIsSignedIsReadBack(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := Signed{Key: key.Public().ID(), Signer: "example.org", NotBefore: full().NotBefore, NotAfter: full().NotAfter, Document: full()}
+			want := Signed{Statement: got.Statement, Key: key.Public().ID(), Signer: "example.org", NotBefore: full().NotBefore, NotAfter: full().NotAfter, Document: full()}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Error(diff)
 			}
@@ -193,6 +194,15 @@ func TestShapes(t *testing.T) {
 	claims := func(pairs map[int64][]byte) func(*parts) {
 		return func(p *parts) { p.headers = map[int64][]byte{headerCWT: encodeMap(pairs)} }
 	}
+	both := func(begin, end int64, pairs map[int64][]byte) func(*parts) {
+		return func(p *parts) {
+			p.headers[headerMeta] = encodeBytes(encodeMap(map[int64][]byte{
+				0: encodeMap(map[int64][]byte{0: encodeText("example.org")}), 1: encodeMap(map[int64][]byte{0: encodeInt(begin), 1: encodeInt(end)}),
+			}))
+			p.headers[headerCWT] = encodeMap(pairs)
+		}
+	}
+	now := noon.Unix()
 	for name, c := range map[string]struct {
 		change func(*parts)
 		want   string // of the refusal; empty if it is good
@@ -206,6 +216,13 @@ func TestShapes(t *testing.T) {
 		"claims that ended":        {claims(map[int64][]byte{1: encodeText("example.org"), 4: encodeInt(noon.Unix() - 1)}), "not good after"},
 		"claims not yet begun":     {claims(map[int64][]byte{1: encodeText("example.org"), 5: encodeInt(noon.Unix() + 1)}), "not good before"},
 		"claims of nobody":         {claims(map[int64][]byte{4: encodeInt(noon.Unix() + 1)}), "iss"},
+		"meta and claims":          {both(now, now, map[int64][]byte{1: encodeText("example.org"), 4: encodeInt(now + 1), 5: encodeInt(now - 1)}), ""},
+		"meta, claims ended":       {both(now, now, map[int64][]byte{1: encodeText("example.org"), 4: encodeInt(now - 1)}), "not good after"},
+		"meta, claims not begun":   {both(now, now, map[int64][]byte{1: encodeText("example.org"), 5: encodeInt(now + 1)}), "not good before"},
+		"claims, meta ended":       {both(now-2, now-1, map[int64][]byte{1: encodeText("example.org"), 4: encodeInt(now + 1)}), "not good after"},
+		"claims, meta not begun":   {both(now+1, now+2, map[int64][]byte{1: encodeText("example.org"), 5: encodeInt(now - 1)}), "not good before"},
+		"meta, claims of another":  {both(now, now, map[int64][]byte{1: encodeText("example.com")}), "different signers"},
+		"meta, claims of nobody":   {both(now, now, map[int64][]byte{4: encodeInt(now + 1)}), "iss"},
 		"no signer":                {func(p *parts) { p.headers = map[int64][]byte{} }, "who signed it"},
 		"another algorithm":        {func(p *parts) { p.alg = -37 }, "algorithm"},
 		"no algorithm":             {func(p *parts) { p.alg = 0 }, "algorithm"},
@@ -233,6 +250,47 @@ func TestShapes(t *testing.T) {
 				t.Errorf("got %v, want a refusal with %q", err, c.want)
 			}
 		})
+	}
+}
+
+// Nobody signed the unprotected header, the tags around and, of an ECDSA signature (r, s), which of s and n-s it is: none of
+// them makes another statement. Another key and another payload do.
+func TestStatement(t *testing.T) {
+	key, other := newECKey(t, elliptic.P256()), newECKey(t, elliptic.P256())
+	plain := plainParts()
+	plain.alg = algES256
+	wrapped := plain
+	wrapped.wrap = func(b []byte) []byte { return encodeTag(500, encodeTag(502, b)) }
+	padded := plain
+	padded.unprotected = encodeMap(map[int64][]byte{33: encodeBytes([]byte("x"))})
+	turned := plain
+	turned.wrap = func(b []byte) []byte {
+		b = bytes.Clone(b)
+		s := b[len(b)-32:]
+		new(big.Int).Sub(elliptic.P256().Params().N, new(big.Int).SetBytes(s)).FillBytes(s)
+		return b
+	}
+	longer := plain
+	d := full()
+	d.ID += "0"
+	longer.payload = write(d)
+	seen := map[[32]byte]string{}
+	for _, c := range []struct {
+		name  string
+		parts parts
+		key   PrivateKey
+		want  int // statements so far
+	}{
+		{"plain", plain, key, 1}, {"signed again", plain, key, 1}, {"wrapped", wrapped, key, 1}, {"padded", padded, key, 1}, {"turned", turned, key, 1},
+		{"of another key", plain, other, 2}, {"of another payload", longer, key, 3},
+	} {
+		got, err := Verify(c.parts.sign(t, c.key), []PublicKey{key.Public(), other.Public()}, noon)
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		if seen[got.Statement] = c.name; len(seen) != c.want {
+			t.Errorf("%s: %d statements, want %d", c.name, len(seen), c.want)
+		}
 	}
 }
 

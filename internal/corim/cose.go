@@ -1,6 +1,7 @@
 package corim
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -19,6 +20,9 @@ type Signed struct {
 	NotBefore time.Time `json:"signature_not_before,omitzero"`
 	NotAfter  time.Time `json:"signature_not_after,omitzero"`
 	Document  Document  `json:"document"`
+	// Statement is the SHA-256 of the key's id and of what its signature covers. Two bodies that differ in what nobody signed
+	// have the same one.
+	Statement [32]byte `json:"-"`
 }
 
 // Until is when document or signature ends, whichever is first; the zero time if neither does.
@@ -68,11 +72,12 @@ func Verify(body []byte, keys []PublicKey, now time.Time) (Signed, error) {
 	if err != nil {
 		return Signed{}, err
 	}
-	key, ok := signedBy(keys, headers.alg, toBeSigned(protected, payload), signature)
+	message := toBeSigned(protected, payload)
+	key, ok := signedBy(keys, headers.alg, message, signature)
 	if !ok {
 		return Signed{}, bad("signed by none of the given keys")
 	}
-	out := Signed{Key: key.ID()}
+	out := Signed{Key: key.ID(), Statement: sha256.Sum256(append(key.id[:], message...))}
 	if err := headers.read(&out); err != nil {
 		return Signed{}, err
 	}
@@ -158,36 +163,67 @@ func readHeaders(protected []byte) (headers, error) {
 	return headers{alg, m}, nil
 }
 
-// read takes the signer's name and the signature's life from corim-meta, or from CWT claims where there is none.
-func (h headers) read(out *Signed) (err error) {
-	if it, ok := h.all.get(headerMeta); ok {
-		m, err := decode(it.text)
-		if it.major != majorBytes || err != nil {
-			return bad("its corim-meta cannot be read")
-		}
-		signer, _ := m.get(0)
-		text, _ := signer.get(0)
-		if out.Signer, err = printable(text, "signer-name"); err != nil {
-			return err
-		}
-		if period, ok := m.get(1); ok {
-			out.NotBefore, out.NotAfter, err = validity(period)
-		}
-		return err
-	}
-	claims, ok := h.all.get(headerCWT)
-	if !ok {
+// read takes the signer's name and the signature's life from corim-meta and CWT claims. Where both are there they name one
+// signer, and the shorter life counts.
+func (h headers) read(out *Signed) error {
+	meta, hasMeta := h.all.get(headerMeta)
+	claims, hasClaims := h.all.get(headerCWT)
+	if !hasMeta && !hasClaims {
 		return bad("it says neither in corim-meta nor in CWT claims who signed it")
 	}
-	issuer, _ := claims.get(1)
-	if out.Signer, err = printable(issuer, "iss"); err != nil {
+	if hasMeta {
+		if err := out.readMeta(meta); err != nil {
+			return err
+		}
+	}
+	if hasClaims {
+		return out.readClaims(claims)
+	}
+	return nil
+}
+
+func (s *Signed) readMeta(it item) error {
+	m, err := decode(it.text)
+	if it.major != majorBytes || err != nil {
+		return bad("its corim-meta cannot be read")
+	}
+	signer, _ := m.get(0)
+	text, _ := signer.get(0)
+	if s.Signer, err = printable(text, "signer-name"); err != nil {
 		return err
 	}
-	for key, to := range map[uint64]*time.Time{4: &out.NotAfter, 5: &out.NotBefore} {
-		if it, ok := claims.get(key); ok {
-			if *to, err = instant(it); err != nil {
-				return err
-			}
+	if period, ok := m.get(1); ok {
+		s.NotBefore, s.NotAfter, err = validity(period)
+	}
+	return err
+}
+
+func (s *Signed) readClaims(claims item) error {
+	it, _ := claims.get(1)
+	issuer, err := printable(it, "iss")
+	if err != nil {
+		return err
+	}
+	if s.Signer != "" && s.Signer != issuer {
+		return bad("corim-meta and CWT claims name different signers")
+	}
+	s.Signer = issuer
+	if it, ok := claims.get(4); ok {
+		exp, err := instant(it)
+		if err != nil {
+			return err
+		}
+		if s.NotAfter.IsZero() || exp.Before(s.NotAfter) {
+			s.NotAfter = exp
+		}
+	}
+	if it, ok := claims.get(5); ok {
+		nbf, err := instant(it)
+		if err != nil {
+			return err
+		}
+		if nbf.After(s.NotBefore) {
+			s.NotBefore = nbf
 		}
 	}
 	return nil
