@@ -73,7 +73,7 @@ func (h *handlers) ListImageEndorsements(ctx context.Context, r gen.ListImageEnd
 	if err != nil {
 		return nil, err
 	}
-	list, err := h.cfg.Images.Endorsed(ctx, img.ID)
+	list, more, err := h.cfg.Images.Endorsed(ctx, img.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (h *handlers) ListImageEndorsements(ctx context.Context, r gen.ListImageEnd
 			Signer: e.Signer, SignerKey: e.SignerKey, NotAfter: utc(e.NotAfter),
 		}
 	}
-	return gen.ListImageEndorsements200JSONResponse{Items: items}, nil
+	return gen.ListImageEndorsements200JSONResponse{Items: items, LeftOut: more}, nil
 }
 
 func endorsementView(e image.Endorsement) gen.Endorsement {

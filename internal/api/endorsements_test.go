@@ -113,7 +113,7 @@ func TestEndorsementsOverTheWire(t *testing.T) {
 
 	var of gen.ImageEndorsementList
 	r.want(200, cus, "GET", "/v1/images/"+id+"/endorsements", nil).into(t, &of)
-	if len(of.Items) != 2 || of.Items[0].File != "firmware" || of.Items[0].Subject != "ACME OVMF" || of.Items[0].Endorsement != e.ID {
+	if len(of.Items) != 2 || of.Items[0].File != "firmware" || of.Items[0].Subject != "ACME OVMF" || of.Items[1].Endorsement != e.ID || of.LeftOut != 0 {
 		t.Errorf("%+v", of)
 	}
 	r.want(404, cus, "GET", "/v1/images/"+anyULID+"/endorsements", nil)

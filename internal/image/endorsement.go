@@ -29,7 +29,7 @@ type Endorsement struct {
 	ImportedAt time.Time
 }
 
-// Endorsed says that a document in force names the digest of one of an image's files.
+// Endorsed says that a document in force names one of an image's files by its digests.
 type Endorsed struct {
 	File        Kind
 	Subject     string // what the document says that the digest is of
@@ -42,8 +42,11 @@ type Endorsed struct {
 
 const endorsementColumns = `id, sha256, corim_id, signer, signer_key, digests, not_after, imported_by, imported_at`
 
+// endorsedLines is how many lines of Endorsed one file may have.
+const endorsedLines = 100
+
 // Import stores a document that one of the configured keys has signed and that is good now, by the database's clock. It
-// changes no image: whoever approves one sees it, and decides.
+// changes no image: whoever approves one sees it, and decides. What a key signed is stored once, in the form in which it first came.
 func (s *Service) Import(ctx context.Context, tx pgx.Tx, who audit.Actor, body []byte) (Endorsement, audit.ID, error) {
 	doing := func(err error) (Endorsement, audit.ID, error) {
 		return Endorsement{}, 0, fmt.Errorf("importing a document: %w", err)
@@ -59,29 +62,30 @@ func (s *Service) Import(ctx context.Context, tx pgx.Tx, who audit.Actor, body [
 	if err != nil {
 		return doing(err)
 	}
-	digests, subjects := fileDigests(signed.Document)
-	if len(digests) == 0 {
-		return doing(fmt.Errorf("%w: it names no SHA-256 or SHA-512 digest, so no file", ErrInvalid))
+	values, err := fileValues(signed.Document)
+	if err != nil {
+		return doing(err)
 	}
 	hash := sha256.Sum256(body)
 	var until *time.Time
 	if end := signed.Until(); !end.IsZero() {
 		until = &end
 	}
-	rows, err := tx.Query(ctx, `INSERT INTO endorsement (id, sha256, body, corim_id, signer, signer_key, digests, not_after, imported_by)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (sha256) DO NOTHING RETURNING `+endorsementColumns,
-		strings.ToLower(ulid.Make().String()), hash[:], body, signed.Document.ID, signed.Signer, signed.Key, len(digests), until, who.Subject)
+	rows, err := tx.Query(ctx, `INSERT INTO endorsement (id, statement, sha256, body, corim_id, signer, signer_key, digests, not_after, imported_by)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (statement) DO NOTHING RETURNING `+endorsementColumns,
+		strings.ToLower(ulid.Make().String()), signed.Statement[:], hash[:], body, signed.Document.ID, signed.Signer, signed.Key, values.digests, until, who.Subject)
 	if err != nil {
 		return doing(err)
 	}
 	e, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Endorsement])
 	if errors.Is(err, pgx.ErrNoRows) {
-		return doing(fmt.Errorf("%w: this very document is here already", ErrState))
+		return doing(fmt.Errorf("%w: what it says is here already, signed by the same key", ErrState))
 	}
 	if err != nil {
 		return doing(err)
 	}
-	if _, err := tx.Exec(ctx, `INSERT INTO endorsed_digest (endorsement, digest, subject) SELECT $1, * FROM unnest($2::bytea[], $3::text[])`, e.ID, digests, subjects); err != nil {
+	if _, err := tx.Exec(ctx, `INSERT INTO endorsed_value (endorsement, sha256, sha512, subject) SELECT $1, * FROM unnest($2::bytea[], $3::bytea[], $4::text[])`,
+		e.ID, values.sha256, values.sha512, values.subjects); err != nil {
 		return doing(err)
 	}
 	details := map[string]any{"sha256": hex.EncodeToString(hash[:]), "corim": e.CorimID, "signer_key": e.SignerKey, "digests": e.Digests}
@@ -95,18 +99,42 @@ func (s *Service) Import(ctx context.Context, tx pgx.Tx, who audit.Actor, body [
 	return e, entry, nil
 }
 
-// fileDigests are the digests in a document that a stored file can have, and in words of what each is.
-func fileDigests(d corim.Document) (digests [][]byte, subjects []string) {
+// fileDigests are the values of a document by which a stored file can be known, a line for each.
+type fileDigests struct {
+	sha256, sha512 [][]byte // nil where the value has none
+	subjects       []string // what the document says that each is of
+	digests        int
+}
+
+func fileValues(d corim.Document) (out fileDigests, err error) {
 	for _, tag := range d.Tags {
 		for _, v := range tag.Values {
+			var sum256, sum512 []byte
 			for _, digest := range v.Digests {
-				if digest.Algorithm == corim.SHA256 || digest.Algorithm == corim.SHA512 {
-					digests, subjects = append(digests, digest.Value), append(subjects, v.Subject())
+				switch digest.Algorithm {
+				case corim.SHA256:
+					sum256 = digest.Value
+				case corim.SHA512:
+					sum512 = digest.Value
+				default:
+					continue
 				}
+				out.digests++
 			}
+			if sum256 == nil && sum512 == nil {
+				continue
+			}
+			subject := v.Subject()
+			if subject == "" {
+				return fileDigests{}, fmt.Errorf("%w: it does not say of what a digest is", ErrInvalid)
+			}
+			out.sha256, out.sha512, out.subjects = append(out.sha256, sum256), append(out.sha512, sum512), append(out.subjects, subject)
 		}
 	}
-	return digests, subjects
+	if out.digests == 0 {
+		return fileDigests{}, fmt.Errorf("%w: it names no SHA-256 or SHA-512 digest, so no file", ErrInvalid)
+	}
+	return out, nil
 }
 
 // Endorsements lists documents, newest first, older ones than before.
@@ -142,31 +170,54 @@ func (s *Service) Endorsement(ctx context.Context, id string) (Endorsement, []by
 	return e.Endorsement, e.Body, nil
 }
 
-// Endorsed says which of an image's files are named in documents that have not ended and whose key is still configured. One
-// image can be named so often that the list ends before its end; what it leaves out is more of the same.
-func (s *Service) Endorsed(ctx context.Context, id string) ([]Endorsed, error) {
-	list, err := s.endorsed(ctx, s.db, id)
+// Endorsed says which of an image's files are named in documents that have not ended and whose key is still configured: of
+// each file some lines, its newest documents first, and how many more there are.
+func (s *Service) Endorsed(ctx context.Context, id string) (list []Endorsed, more int, err error) {
+	lines, err := s.endorsed(ctx, s.db, id)
 	if err != nil {
-		return nil, fmt.Errorf("reading the endorsements of image %s: %w", id, err)
+		return nil, 0, fmt.Errorf("reading the endorsements of image %s: %w", id, err)
 	}
-	return list, nil
+	for _, line := range lines {
+		list = append(list, line.Endorsed)
+		if line.Place == 1 {
+			more += line.Lines
+		}
+	}
+	return list, more - len(list), nil
 }
 
-func (s *Service) endorsed(ctx context.Context, db querier, id string) ([]Endorsed, error) {
+type endorsedLine struct {
+	Endorsed
+	Nth       int // which of its document's lines for the file this is
+	Place     int // among the file's
+	Lines     int // that the file has, with those that are left out
+	Documents int // that name the file, likewise
+}
+
+// endorsed puts a line of every document first, so that none is left out for what another says twice.
+func (s *Service) endorsed(ctx context.Context, db querier, id string) ([]endorsedLine, error) {
 	keys := []string{}
 	for _, key := range s.endorsers {
 		keys = append(keys, key.ID())
 	}
-	rows, err := db.Query(ctx, `SELECT f.file, d.subject, e.id AS endorsement, e.corim_id, e.signer, e.signer_key, e.not_after
-		FROM image i
-		CROSS JOIN LATERAL (VALUES ('kernel', i.kernel), ('initrd', i.initrd), ('firmware', i.firmware)) f (file, sha256)
-		JOIN blob b ON b.sha256 = f.sha256
-		JOIN endorsed_digest d ON d.digest IN (b.sha256, b.sha512)
-		JOIN endorsement e ON e.id = d.endorsement
-		WHERE i.id = $1 AND e.signer_key = ANY ($2) AND (e.not_after IS NULL OR e.not_after > now())
-		GROUP BY f.file, d.subject, e.id ORDER BY f.file, e.id, d.subject LIMIT 100`, id, keys)
+	rows, err := db.Query(ctx, `WITH line AS (
+			SELECT f.file, v.subject, e.id AS endorsement, e.corim_id, e.signer, e.signer_key, e.not_after,
+				row_number() OVER (PARTITION BY f.file, e.id ORDER BY v.subject) AS nth
+			FROM image i
+			CROSS JOIN LATERAL (VALUES ('kernel', i.kernel), ('initrd', i.initrd), ('firmware', i.firmware)) f (file, sha256)
+			JOIN blob b ON b.sha256 = f.sha256
+			JOIN endorsed_value v ON (v.sha256 = b.sha256 OR v.sha512 = b.sha512)
+				AND coalesce(v.sha256, b.sha256) = b.sha256 AND coalesce(v.sha512, b.sha512) = b.sha512
+			JOIN endorsement e ON e.id = v.endorsement
+			WHERE i.id = $1 AND e.signer_key = ANY ($2) AND (e.not_after IS NULL OR e.not_after > now())
+			GROUP BY f.file, v.subject, e.id),
+		placed AS (
+			SELECT *, row_number() OVER (PARTITION BY file ORDER BY nth, endorsement DESC) AS place,
+				count(*) OVER (PARTITION BY file) AS lines, count(*) FILTER (WHERE nth = 1) OVER (PARTITION BY file) AS documents
+			FROM line)
+		SELECT * FROM placed WHERE place <= $3 ORDER BY file, place`, id, keys, endorsedLines)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, pgx.RowToStructByName[Endorsed])
+	return pgx.CollectRows(rows, pgx.RowToStructByName[endorsedLine])
 }

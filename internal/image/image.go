@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -238,10 +237,10 @@ func (s *Service) changed(ctx context.Context, tx pgx.Tx, who audit.Actor, actio
 			return Image{}, 0, fmt.Errorf("%s %s: %w", action, id, err)
 		}
 		for _, e := range list {
-			name := string(e.File) + "_endorsed_by"
-			known, _ := details[name].([]string)
-			if !slices.Contains(known, e.Endorsement) {
-				details[name] = append(known, e.Endorsement)
+			if e.Nth == 1 {
+				known, _ := details[string(e.File)+"_endorsed_by"].([]string)
+				details[string(e.File)+"_endorsed_by"] = append(known, e.Endorsement)
+				details[string(e.File)+"_endorsements"] = e.Documents // there can be more than are named here
 			}
 		}
 	}
