@@ -25,11 +25,6 @@ type endorsementView struct {
 	Document   []byte `json:"document"`
 }
 
-type imageEndorsementList struct {
-	Items   []imageEndorsementView `json:"items"`
-	LeftOut int                    `json:"left_out"`
-}
-
 type imageEndorsementView struct {
 	File        string `json:"file"`
 	Subject     string `json:"subject"`
@@ -115,7 +110,7 @@ func (a *app) printJudgedImage(ctx context.Context, service api, body []byte) er
 	if err := json.Unmarshal(body, &i); err != nil {
 		return fmt.Errorf("unexpected answer: %w", err)
 	}
-	v, _, err := get[imageEndorsementList](ctx, service, "/v1/images/"+url.PathEscape(i.ID)+"/endorsements", nil)
+	v, _, err := get[page[imageEndorsementView]](ctx, service, "/v1/images/"+url.PathEscape(i.ID)+"/endorsements", nil)
 	if err != nil {
 		return err
 	}
@@ -124,13 +119,8 @@ func (a *app) printJudgedImage(ctx context.Context, service api, body []byte) er
 		fmt.Fprintln(p.out, "No imported document endorses any of its files.")
 		return nil
 	}
-	if err := p.table(endorsementHeading, endorsementRows(v.Items)); err != nil {
-		return err
-	}
-	if v.LeftOut > 0 {
-		fmt.Fprintf(p.out, "%d more lines are left out.\n", v.LeftOut)
-	}
-	return nil
+	a.leftOut(v.LeftOut)
+	return p.table(endorsementHeading, endorsementRows(v.Items))
 }
 
 var endorsementHeading = []string{"FILE", "ENDORSED AS", "BY", "KEY", "IN", "ENDORSEMENT", "NOT AFTER"}

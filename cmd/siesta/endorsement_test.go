@@ -16,6 +16,12 @@ import (
 // siesta runs a command against a server that knows these answers, and records what was posted to it.
 func siesta(t *testing.T, answers map[string]string, args ...string) (stdout string, posted []byte) {
 	t.Helper()
+	stdout, _, posted = siestaAndErrors(t, answers, args...)
+	return stdout, posted
+}
+
+func siestaAndErrors(t *testing.T, answers map[string]string, args ...string) (stdout, stderr string, posted []byte) {
+	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer, ok := answers[r.Method+" "+r.URL.Path]
 		if !ok || r.Header.Get("Authorization") != "Bearer x" {
@@ -41,16 +47,21 @@ func siesta(t *testing.T, answers map[string]string, args ...string) (stdout str
 	if err := root.ExecuteContext(t.Context()); err != nil {
 		t.Fatalf("siesta %v: %v\n%s", args, err, errs.String())
 	}
-	return out.String(), posted
+	return out.String(), errs.String(), posted
 }
 
 func TestWhoJudgesAnImageSeesItsEndorsements(t *testing.T) {
 	answers := map[string]string{
 		"GET /v1/images/i1":              `{"id":"i1","name":"desktop","state":"registered"}`,
 		"POST /v1/images/i1/approve":     `{"id":"i1","name":"desktop","state":"approved"}`,
-		"GET /v1/images/i1/endorsements": `{"items":[{"file":"firmware","subject":"ACME OVMF","endorsement":"e1","corim_id":"acme/1","signer":"ACME","signer_key":"` + strings.Repeat("ab", 32) + `"}]}`,
+		"GET /v1/images/i1/endorsements": `{"items":[{"file":"firmware","subject":"ACME OVMF","endorsement":"e1","corim_id":"acme/1","signer":"ACME","signer_key":"` + strings.Repeat("ab", 32) + `"}],"left_out":7}`,
 		"GET /v1/images/i2":              `{"id":"i2","name":"desktop","state":"registered"}`,
-		"GET /v1/images/i2/endorsements": `{"items":[]}`,
+		"GET /v1/images/i2/endorsements": `{"items":[],"left_out":0}`,
+	}
+	for _, verb := range []string{"show", "endorsements"} {
+		if _, errs, _ := siestaAndErrors(t, answers, "image", verb, "i1"); !strings.Contains(errs, "7 more are left out") {
+			t.Errorf("image %s hides that there is more: %s", verb, errs)
+		}
 	}
 	for _, verb := range []string{"show", "approve"} {
 		if out, _ := siesta(t, answers, "image", verb, "i1"); !strings.Contains(out, "ACME OVMF") || !strings.Contains(out, "acme/1") || !strings.Contains(out, "firmware") {

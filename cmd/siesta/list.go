@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/url"
 )
 
@@ -10,6 +11,15 @@ import (
 type page[T any] struct {
 	Items []T    `json:"items"`
 	Next  string `json:"next"`
+	// LeftOut is how many more there are, of a list that has no further page.
+	LeftOut int `json:"left_out"`
+}
+
+// leftOut says what a list does not show, beside it: what reads the list reads the same as ever.
+func (a *app) leftOut(n int) {
+	if n > 0 {
+		fmt.Fprintf(a.err, "%d more are left out\n", n)
+	}
 }
 
 // list reads all pages of a collection and prints them as one table, or as one JSON array.
@@ -33,6 +43,7 @@ func list[T any](ctx context.Context, a *app, path string, query url.Values, hea
 			rows, all = append(rows, row(v)), append(all, item)
 		}
 		if p.Next == "" {
+			a.leftOut(p.LeftOut)
 			break
 		}
 		query.Set("cursor", p.Next)
