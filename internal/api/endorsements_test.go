@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,10 +15,14 @@ import (
 	"time"
 
 	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/eosc-siesta/siestad/internal/api/gen"
+	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/audit"
 	"github.com/eosc-siesta/siestad/internal/corim"
+	"github.com/eosc-siesta/siestad/internal/keybroker"
+	"github.com/eosc-siesta/siestad/internal/postgres"
 	"github.com/eosc-siesta/siestad/internal/workspace"
 )
 
@@ -161,10 +166,17 @@ func TestReferenceValuesOverTheWire(t *testing.T) {
 	var operation gen.Operation
 	r.want(202, ann, "POST", "/v1/workspaces", workspaceBody("epi", id)).into(t, &operation)
 	path := "/v1/workspaces/" + operation.Workspace + "/reference-values"
-	r.want(409, ann, "GET", path, nil) // nothing is measured yet
-	measured := strings.Repeat("ab", 48)
+	refused := func(why string) {
+		t.Helper()
+		if p := r.want(409, ann, "GET", path, nil).problem(t); !strings.Contains(p.Detail, why) {
+			t.Errorf("%+v, want one with %q", p, why)
+		}
+	}
+	refused("no guest of it is armed") // nothing is measured yet
+	// The workspace asks for two measurements, of which a document leaves one.
+	measured, other := strings.Repeat("ab", 48), strings.Repeat("cd", 48)
 	w := r.workspaces.all[operation.Workspace]
-	w.Line, w.Measurements = "console=ttyS0 siesta.ws="+w.ID, []string{measured, strings.Repeat("cd", 48)}
+	w.Line, w.Measurements = "console=ttyS0 siesta.ws="+w.ID, []string{measured, other}
 	set := func(change func(*workspace.Workspace)) {
 		w := w
 		change(&w)
@@ -173,12 +185,26 @@ func TestReferenceValuesOverTheWire(t *testing.T) {
 		r.workspaces.all[w.ID] = w
 	}
 	set(func(*workspace.Workspace) {})
+	refused("no guest of it is armed")
+	_, err := r.broker.Prepare(t.Context(), keybroker.Volume{Workspace: w.ID, Project: "epi", Site: "ifca", SecretName: "key-" + w.ID})
+	must(t, err)
+	tx := func(fn func(tx pgx.Tx) error) {
+		t.Helper()
+		must(t, postgres.InTx(t.Context(), r.db, fn))
+	}
+	r.broker.Policies = leavesFirst{}
+	tx(func(tx pgx.Tx) error {
+		asked := attest.Policy{Products: []string{attest.Genoa}, Chips: [][]byte{make([]byte, 64)}, Measurements: [][]byte{bytes.Repeat([]byte{0xab}, 48), bytes.Repeat([]byte{0xcd}, 48)}}
+		return r.broker.Arm(t.Context(), tx, keybroker.Arm{
+			Workspace: w.ID, Project: "epi", Dataset: "d", Owner: ann.subject, Image: id, Site: "ifca", Generation: 1, VolumeID: "v", VolumeSerial: "v", Policy: asked,
+		})
+	})
 	d = read(ann, path)
 	if d.ID != "siesta.example.org/log/workspace/"+w.ID+"/1" || d.Profile != corim.ProfileSNP || len(d.Tags) != 2 || d.Tags[0].Author != "siestad v1, launch digest 1" {
 		t.Fatalf("%+v", d)
 	}
 	launch, files := d.Tags[0].Values, d.Tags[1].Values
-	if len(launch) != 2 || launch[0].Subject() != "1.3.6.1.4.1.3704.3.1, 641" || launch[0].Digests[0].Algorithm != corim.SHA384 || hex.EncodeToString(launch[0].Digests[0].Value) != measured {
+	if len(launch) != 1 || launch[0].Subject() != "1.3.6.1.4.1.3704.3.1, 641" || launch[0].Digests[0].Algorithm != corim.SHA384 || hex.EncodeToString(launch[0].Digests[0].Value) != measured {
 		t.Errorf("%+v", launch)
 	}
 	if len(files) != 4 || files[3].Key.Text != "command-line" || string(files[3].Raw) != w.Line {
@@ -189,21 +215,47 @@ func TestReferenceValuesOverTheWire(t *testing.T) {
 	if n := r.audited("workspace.get", audit.Refused, "hidden"); n != 1 {
 		t.Errorf("%d denials in the log", n)
 	}
-	for name, change := range map[string]func(*workspace.Workspace){
-		"deleting":  func(w *workspace.Workspace) { w.State = workspace.Deleting },
-		"deleted":   func(w *workspace.Workspace) { w.State = workspace.Deleted },
-		"simulated": func(w *workspace.Workspace) { w.Simulated = true },
-	} {
-		set(change)
-		if p := r.want(409, ann, "GET", path, nil).problem(t); !strings.Contains(p.Detail, name) {
-			t.Errorf("%s: %+v", name, p)
-		}
-	}
-	// What gets no key has no reference values.
+	set(func(w *workspace.Workspace) { w.Simulated = true })
+	refused("simulated")
+	set(func(w *workspace.Workspace) { w.Generation++ })
+	refused("no guest of it is armed")
 	set(func(*workspace.Workspace) {})
+
+	// What gets no key has no reference values. The broker says what does, whatever the workspace's row still holds.
+	tx(func(tx pgx.Tx) error { return r.broker.Unarm(t.Context(), tx, w.ID, 1, true, "nobody booted") })
+	refused("its generation is suspended")
+	tx(func(tx pgx.Tx) error {
+		_, err := r.broker.AllowReboot(t.Context(), tx, audit.Actor{Kind: audit.Person, Subject: op.subject}, w.ID)
+		return err
+	})
+	read(ann, path)
 	r.want(200, cus, "POST", "/v1/images/"+id+"/withdraw", nil)
-	r.want(409, ann, "GET", path, nil)
+	refused("withdrawn")
+	for _, gone := range [][2]string{
+		{`UPDATE broker_volume SET state = 'shredding', shredded_at = now()`, `UPDATE broker_volume SET state = 'open', shredded_at = NULL`},
+		{`UPDATE broker_key SET state = 'prepared'`, `UPDATE broker_key SET state = 'active'`},
+	} {
+		_, err := r.db.Exec(t.Context(), gone[0])
+		must(t, err)
+		refused("no guest of it is armed")
+		_, err = r.db.Exec(t.Context(), gone[1])
+		must(t, err)
+		refused("withdrawn")
+	}
 	r.want(409, ann, "GET", "/v1/images/"+id+"/reference-values", nil)
+	tx(func(tx pgx.Tx) error { return r.broker.Disarm(t.Context(), tx, w.ID) }) // as when a creation is unwound
+	set(func(w *workspace.Workspace) { w.State = workspace.Failed })
+	refused("no guest of it is armed")
+	must(t, r.broker.Shred(t.Context(), w.ID))
+	refused("no guest of it is armed")
+}
+
+// leavesFirst is a document under which the first of the measurements that are asked for is left.
+type leavesFirst struct{ keybroker.Policies }
+
+func (leavesFirst) Narrow(_ context.Context, _ pgx.Tx, _, _ string, asked attest.Policy) (attest.Policy, error) {
+	asked.Measurements = asked.Measurements[:1]
+	return asked, nil
 }
 
 func TestWithoutAKeyNothingIsPublished(t *testing.T) {

@@ -40,11 +40,15 @@ func (h *handlers) GetWorkspaceReferenceValues(ctx context.Context, r gen.GetWor
 	if err != nil {
 		return nil, err
 	}
-	img, err := h.cfg.Images.Image(ctx, w.Image)
+	arm, err := h.cfg.Broker.Armed(ctx, w.ID)
 	if err != nil {
 		return nil, err
 	}
-	tags, err := w.ReferenceValues(img, h.cfg.Publisher.Name)
+	img, err := h.cfg.Images.Image(ctx, arm.Image)
+	if err != nil {
+		return nil, err
+	}
+	tags, err := w.ReferenceValues(arm, img, h.cfg.Publisher.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -44,13 +44,15 @@ type Workspaces interface {
 	Wake()
 }
 
-// Broker is what the guests' door needs of *keybroker.Broker.
+// Broker is what the guests' door, and who publishes what a guest may be, need of *keybroker.Broker.
 type Broker interface {
 	Challenge(ctx context.Context, req door.ChallengeRequest, peer string) (door.Challenge, error)
 	Grant(ctx context.Context, req door.GrantRequest, peer string) (door.Grant, error)
 	Event(ctx context.Context, lease string, e door.Event, peer string) (door.EventAnswer, error)
 	// Unreadable counts a request of either door that could not be parsed.
 	Unreadable(peer string)
+	// Armed is the guest that can have a workspace's key now.
+	Armed(ctx context.Context, workspace string) (keybroker.Arm, error)
 }
 
 // Config of a Server. All fields without a default are required.

@@ -91,6 +91,33 @@ func (b *Broker) State(ctx context.Context, workspace string) (State, error) {
 	return s, nil
 }
 
+// Armed is the guest that can have the workspace's key, with the policy as documents narrowed it. ErrState where no guest can:
+// none is armed, its generation is suspended, or the key is destroyed.
+func (b *Broker) Armed(ctx context.Context, workspace string) (Arm, error) {
+	doing := func(err error) (Arm, error) {
+		return Arm{}, fmt.Errorf("reading the armed guest of workspace %s: %w", workspace, err)
+	}
+	a := Arm{Workspace: workspace}
+	var state string
+	var policy []byte
+	err := b.DB.QueryRow(ctx, `SELECT v.project, a.dataset, a.owner, a.image, v.site, a.generation, a.volume_id, a.volume_serial, a.policy, a.state
+		FROM broker_arm a JOIN broker_volume v USING (workspace)
+		WHERE a.workspace = $1 AND a.state <> 'disarmed' AND v.state = 'open' AND EXISTS (SELECT FROM broker_key k WHERE k.workspace = a.workspace AND k.state = 'active')`, workspace).
+		Scan(&a.Project, &a.Dataset, &a.Owner, &a.Image, &a.Site, &a.Generation, &a.VolumeID, &a.VolumeSerial, &policy, &state)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return doing(fmt.Errorf("%w: no guest of it is armed", ErrState))
+	case err != nil:
+		return doing(err)
+	case state != stateArmed && state != stateReleased:
+		return doing(fmt.Errorf("%w: its generation is %s", ErrState, state))
+	}
+	if a.Policy, err = b.policy(ctx, [32]byte(policy)); err != nil {
+		return doing(err)
+	}
+	return a, nil
+}
+
 // destruction is complete once no root is left that a copy of the KEK may have been wrapped under: roots are used in
 // order, so these are all up to the last one.
 func (b *Broker) destruction(ctx context.Context, last int) (string, error) {
