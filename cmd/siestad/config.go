@@ -174,7 +174,7 @@ type CollateralConfig struct {
 
 // ReferenceValuesConfig says who signs reference values.
 type ReferenceValuesConfig struct {
-	// KeyFile holds the key (P-256, P-384 or Ed25519, PKCS#8 PEM) that signs what is exported, such as `siestad keys token` makes; left out, nothing is.
+	// KeyFile holds the key (P-256, P-384 or Ed25519, PKCS#8 PEM) that signs what is exported, such as `siestad keys token` makes, and is the key of nothing else; left out, nothing is.
 	KeyFile string `yaml:"key_file"`
 	// EndorserKeys are the public keys (P-256, P-384 or Ed25519, PEM files) whose documents about files may be imported; with none, none may.
 	// A document of a key that is taken out counts no more.

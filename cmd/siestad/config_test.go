@@ -1,6 +1,9 @@
 package main
 
 import (
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"os"
@@ -55,6 +58,9 @@ func writeConfig(t *testing.T, replace ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := initKeys(filepath.Join(dir, "k"), "siesta.example.org/log", io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeTokenKey(filepath.Join(dir, "values.pem")); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"keyring", "log.pem", "broker.pem", "tokens.pem"} {
@@ -148,7 +154,7 @@ func TestEveryFaultIsNamedWithItsLineAndWhatToDo(t *testing.T) {
 }
 
 func TestPublisherHasAKeyOrSaysNothing(t *testing.T) {
-	c, err := loadConfig(writeConfig(t, "sites:\n", "reference_values: {key_file: DIR/tokens.pem}\nsites:\n"))
+	c, err := loadConfig(writeConfig(t, "sites:\n", "reference_values: {key_file: DIR/values.pem}\nsites:\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,6 +164,71 @@ func TestPublisherHasAKeyOrSaysNothing(t *testing.T) {
 	}
 	if p, err := publisher(&Config{}); err != nil || p.Key.Public().ID() != "" {
 		t.Errorf("without a key: %+v, %v", p, err)
+	}
+}
+
+// A copy is the same key, and so is its public half where others' keys are named.
+func TestReferenceValuesHaveAKeyOfTheirOwn(t *testing.T) {
+	for name, c := range map[string]struct{ file, also, says string }{
+		"the log's":           {"log.pem", "", "log.key_file is the same key"},
+		"the broker's":        {"broker.pem", "", "broker.key_file is the same key"},
+		"that of tokens":      {"tokens.pem", "", "tokens.key_file is the same key"},
+		"the next of tokens":  {"values.pem", "tokens: {issuer: https://siesta.example.org, key_file: DIR/tokens.pem, next_key_file: DIR/copy.pem}", "tokens.next_key_file is the same key"},
+		"the last of tokens":  {"values.pem", "tokens: {issuer: https://siesta.example.org, key_file: DIR/tokens.pem, previous_key_file: DIR/copy.pem}", "tokens.previous_key_file is the same key"},
+		"that of TLS":         {"values.pem", "  tls: {certificate: DIR/copy.pem, key: DIR/copy.pem}", "listen.tls.key is the same key"},
+		"that of guests' TLS": {"values.pem", "  guests_tls: {certificate: DIR/copy.pem, key: DIR/copy.pem}", "listen.guests_tls.key is the same key"},
+		"an endorser's":       {"log.pem", "", "reference_values.endorser_keys has the same key"},
+		"that of floors":      {"log.pem", "  floor_keys: [DIR/public.pem]", "attestation.floor_keys has the same key"},
+		"no key":              {"compute.yaml", "", "it is not PEM"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			replace := []string{"sites:\n", "reference_values: {key_file: DIR/" + c.file + ", endorser_keys: [DIR/public.pem]}\nsites:\n"}
+			switch {
+			case strings.HasPrefix(c.also, "tokens"):
+				replace = append(replace, "tokens: {issuer: https://siesta.example.org, key_file: DIR/tokens.pem}", c.also)
+			case strings.Contains(c.also, "tls"):
+				replace = append(replace, "issuers:\n", c.also+"\nissuers:\n")
+			case c.also != "":
+				replace = append(replace, "attestation:\n", "attestation:\n"+c.also+"\n")
+			}
+			path := writeConfig(t, replace...)
+			dir := filepath.Dir(path)
+			copied, err := os.ReadFile(filepath.Join(dir, "values.pem"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "copy.pem"), copied, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			writePublic(t, filepath.Join(dir, "log.pem"), filepath.Join(dir, "public.pem"))
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			line := 1 + strings.Count(string(text[:strings.Index(string(text), "reference_values")]), "\n")
+			_, err = loadConfig(path)
+			if want := fmt.Sprintf("%s:%d: reference_values.key_file: ", path, line); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("got %v, want %s … %s", err, want, c.says)
+			}
+		})
+	}
+}
+
+func writePublic(t *testing.T, private, public string) {
+	t.Helper()
+	der, err := readPEM(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if der, err = x509.MarshalPKIXPublicKey(key.(crypto.Signer).Public()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(public, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -13,15 +13,23 @@ func publisher(c *Config) (api.Publisher, error) {
 	if c.ReferenceValues.KeyFile == "" {
 		return api.Publisher{}, nil
 	}
-	der, err := readPEM(c.ReferenceValues.KeyFile)
+	key, err := publisherKey(c.ReferenceValues.KeyFile)
 	if err != nil {
 		return api.Publisher{}, err
 	}
+	return api.Publisher{Name: c.Log.Origin, Build: buildName(), Key: key}, nil
+}
+
+func publisherKey(file string) (corim.PrivateKey, error) {
+	der, err := readPEM(file)
+	if err != nil {
+		return corim.PrivateKey{}, err
+	}
 	key, err := corim.ParsePrivateKey(der)
 	if err != nil {
-		return api.Publisher{}, fmt.Errorf("reading key %s: %w", c.ReferenceValues.KeyFile, err)
+		return corim.PrivateKey{}, fmt.Errorf("reading key %s: %w", file, err)
 	}
-	return api.Publisher{Name: c.Log.Origin, Build: buildName(), Key: key}, nil
+	return key, nil
 }
 
 // endorserKeys reads the public keys that sign documents about files.

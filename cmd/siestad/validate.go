@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -15,6 +17,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/corim"
 )
 
 // validation collects faults instead of stopping at the first.
@@ -80,7 +83,7 @@ func (v *validation) config(c *Config) {
 	v.tokens(c.Tokens)
 	v.attestation(c.Attestation)
 	v.collateral(c.Collateral)
-	v.referenceValues(c.ReferenceValues)
+	v.referenceValues(c)
 	v.need(len(c.Sites) > 0, at("sites"), "name at least one cloud")
 	seen := map[string]bool{}
 	for i, site := range c.Sites {
@@ -183,13 +186,41 @@ func (v *validation) attestation(a AttestationConfig) {
 	}
 }
 
-func (v *validation) referenceValues(c ReferenceValuesConfig) {
-	if c.KeyFile != "" {
-		v.secretFile(c.KeyFile, at("reference_values", "key_file"), "make one with `siestad keys token`")
+func (v *validation) referenceValues(c *Config) {
+	r, path := c.ReferenceValues, at("reference_values", "key_file")
+	if r.KeyFile != "" {
+		v.secretFile(r.KeyFile, path, "make one with `siestad keys token`")
+		key, err := publisherKey(r.KeyFile)
+		v.need(err == nil || errors.Is(err, fs.ErrNotExist), path, "%v", err)
+		if err == nil {
+			v.ownKey(c, key.Public().ID(), path)
+		}
 	}
-	for i, file := range c.EndorserKeys {
+	for i, file := range r.EndorserKeys {
 		_, err := endorserKeys([]string{file})
 		v.need(err == nil, at("reference_values", "endorser_keys", i), "%v", err)
+	}
+}
+
+// ownKey makes sure that the key at path, of this name, is that of nothing else: whoever has a document of one purpose should
+// not be able to take it for one of another, and each is turned over in its own time. What cannot be read is judged in its place.
+func (v *validation) ownKey(c *Config, id string, path []any) {
+	for _, other := range [][2]string{
+		{"log.key_file", c.Log.KeyFile},
+		{"broker.key_file", c.Broker.KeyFile},
+		{"tokens.key_file", c.Tokens.KeyFile},
+		{"tokens.next_key_file", c.Tokens.NextKeyFile},
+		{"tokens.previous_key_file", c.Tokens.PreviousKeyFile},
+		{"listen.tls.key", c.Listen.TLS.Key},
+		{"listen.guests_tls.key", c.Listen.GuestsTLS.Key},
+	} {
+		key, err := publisherKey(other[1])
+		v.need(err != nil || key.Public().ID() != id, path, "%s is the same key; give reference values one of their own", other[0])
+	}
+	for name, files := range map[string][]string{"reference_values.endorser_keys": c.ReferenceValues.EndorserKeys, "attestation.floor_keys": c.Attestation.FloorKeys} {
+		keys, err := endorserKeys(files)
+		same := slices.ContainsFunc(keys, func(key corim.PublicKey) bool { return key.ID() == id })
+		v.need(err != nil || !same, path, "%s has the same key; give reference values one of their own", name)
 	}
 }
 
