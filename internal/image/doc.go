@@ -13,8 +13,9 @@
 // stored once it is whole.
 //
 // What others sign about the digests of files (CoRIM documents, under configured
-// keys) is kept append-only and shown beside an image's files as long as it is
-// good. It supports an approval, whose audit entry names it, and makes none.
+// keys) is kept append-only, each statement once, and shown beside an image's files
+// as long as it is good. It supports an approval, whose audit entry names it, and
+// makes none.
 //
 // The package trusts its caller to have authorised the role; it decides itself
 // that two different people are at work.
