@@ -2,6 +2,7 @@ package attest
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -211,4 +212,43 @@ func (s *softSNP) list(from, to time.Time, revoked ...int64) []byte {
 		s.t.Fatal(err)
 	}
 	return der
+}
+
+// sign is the signature of the root's key, as AMD's are made.
+func (s *softSNP) sign(data []byte) []byte {
+	s.t.Helper()
+	digest := sha512.Sum384(data)
+	out, err := rsa.SignPSS(rand.Reader, s.rsa, crypto.SHA384, digest[:], &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+// endless takes the next update out of a revocation list, which the standard library does not write, and signs it again.
+func endless(t testing.TB, der []byte, sign func([]byte) []byte) []byte {
+	t.Helper()
+	type list struct {
+		Body, Algorithm asn1.RawValue
+		Signature       asn1.BitString
+	}
+	var l list
+	if _, err := asn1.Unmarshal(der, &l); err != nil {
+		t.Fatal(err)
+	}
+	var body []byte
+	for i, rest := 0, l.Body.Bytes; len(rest) > 0; i++ {
+		var part asn1.RawValue
+		var err error
+		if rest, err = asn1.Unmarshal(rest, &part); err != nil {
+			t.Fatal(err)
+		}
+		if i != 4 { // version, algorithm, issuer, this update, next update
+			body = append(body, part.FullBytes...)
+		}
+	}
+	l.Body = asn1.RawValue{Class: asn1.ClassUniversal, Tag: asn1.TagSequence, IsCompound: true, Bytes: body}
+	signature := sign(marshal(t, l.Body, ""))
+	l.Signature = asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}
+	return marshal(t, l, "")
 }

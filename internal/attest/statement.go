@@ -163,7 +163,7 @@ func (r *Roots) prove(s *Statement, o Object, chain []byte, at time.Time) error 
 		s.Key, s.From, s.Until = by.line, list.ThisUpdate, list.NextUpdate
 		return nil
 	}
-	return proveIntel(s, o, chain, at)
+	return proveIntelUnder(pinnedIntelRoot(), s, o, chain, at)
 }
 
 // proveAMDChain admits the chain of one of the roots and nothing else.
@@ -184,8 +184,7 @@ func (r *Roots) proveAMDChain(s *Statement, bundle []byte) error {
 	return nil
 }
 
-func proveIntel(s *Statement, o Object, chain []byte, at time.Time) error {
-	root := pinnedIntelRoot()
+func proveIntelUnder(root *intelRoot, s *Statement, o Object, chain []byte, at time.Time) error {
 	objects := []Object{{KindTCBChain, chain}, o}
 	if o.Kind == KindIntelRootCRL || o.Kind == KindTCBChain || o.Kind == KindQEChain || o.Kind == KindPCKCRL {
 		objects = objects[1:]

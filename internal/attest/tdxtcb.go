@@ -148,7 +148,7 @@ type appraisal struct {
 	now                *level // platform level by TEE_TCB_SVN2
 	moduleNow          *level
 	moduleNowKnown     bool
-	hasNow, relaunched bool
+	relaunched         bool
 }
 
 // appraise takes Intel's lists for the versions at launch, and, where the quote
@@ -167,7 +167,6 @@ func (t *tcbInfo) appraise(have platformSVNs, svn2 []byte, qe *level) appraisal 
 	parts = append(parts, statusOf(a.sgx)&tcbRevoked)
 	launch := converge(statusOf(a.platform), statusOf(a.module))
 	if svn2 != nil {
-		a.hasNow = true
 		later := have
 		later.tee = svn2
 		_, a.now = match(t.levels, later)
