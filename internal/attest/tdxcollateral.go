@@ -176,8 +176,8 @@ func (c *TDXCollateral) addList(o Object) error {
 	if err != nil {
 		return fmt.Errorf("malformed revocation list: %w", err)
 	}
-	if len(list.Raw) != len(o.Bytes) || list.NextUpdate.IsZero() || len(list.RevokedCertificateEntries) > maxCRLEntries {
-		return errors.New("the revocation list has no next update, too many entries, or something behind it")
+	if len(list.Raw) != len(o.Bytes) || list.NextUpdate.IsZero() {
+		return errors.New("the revocation list has no next update, or something behind it")
 	}
 	l := &intelList{
 		revocations: revocations{thisUpdate: list.ThisUpdate, nextUpdate: list.NextUpdate, serials: make(map[string]bool)},

@@ -140,15 +140,15 @@ func isvLevel(levels []level, svn uint32) *level {
 
 // appraisal is what Intel's lists say of one quote.
 type appraisal struct {
-	sgx, platform      *level
-	module             *level // nil with pass means a module without a list of its own
-	moduleKnown        bool
-	status             tcbStatus
-	advisories         []string
-	now                *level // platform level by TEE_TCB_SVN2
-	moduleNow          *level
-	moduleNowKnown     bool
-	relaunched         bool
+	sgx, platform  *level
+	module         *level // nil with pass means a module without a list of its own
+	moduleKnown    bool
+	status         tcbStatus
+	advisories     []string
+	now            *level // platform level by TEE_TCB_SVN2
+	moduleNow      *level
+	moduleNowKnown bool
+	relaunched     bool
 }
 
 // appraise takes Intel's lists for the versions at launch, and, where the quote
