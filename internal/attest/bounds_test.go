@@ -215,7 +215,7 @@ func TestObjectsOfEveryKind(t *testing.T) {
 		t.Errorf("digest %s", got)
 	}
 	for name, object := range map[string]string{
-		"not base64": `{"kind":"x","sha256":"` + Object{}.Digest().String() + `","bytes":"*"}`, "an unknown member": `{"kind":"x","size":1}`,
+		"not base64": `{"kind":"x","sha256":"` + Object{}.Digest().String() + `","bytes":"*"}`, "an unknown member": `{"kind":"x","size":1,"sha256":"` + Object{}.Digest().String() + `","bytes":""}`,
 	} {
 		if err := new(Object).UnmarshalJSON([]byte(object)); err == nil {
 			t.Errorf("%s: read", name)

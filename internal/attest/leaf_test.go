@@ -310,6 +310,14 @@ func TestLeafIsChosen(t *testing.T) {
 	if _, r := judged(t, ev, col, s.policy(), s.now); r != nil {
 		t.Errorf("the guest's fits and the registered does not: %v", r)
 	}
+	// A VLEK names no chip: its TCB alone decides.
+	stale := provider
+	stale.tcb.SNP--
+	evP, colP := provider.evidence(), provider.collateral()
+	evP.Certificates, colP.VLEKs = nil, [][]byte{stale.issue(nil), provider.leaf}
+	if _, r := judged(t, evP, colP, provider.policy(), s.now); r != nil {
+		t.Errorf("the second of a provider's certificates fits: %v", r)
+	}
 	again := s.issue(func(c *x509.Certificate) { c.SerialNumber = big.NewInt(1) })
 	col.VCEKs = map[string][][]byte{ChipKey(s.chip[:]): {again}}
 	res, r := judged(t, ev, col, s.policy(), s.now)

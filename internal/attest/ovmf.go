@@ -95,11 +95,11 @@ func parseFirmware(data []byte) (*firmware, error) {
 	return fw, err
 }
 
-// guidTable walks the table from its footer upwards: data, le16 length of the
-// whole entry, GUID.
+// guidTable walks the table of a file of at least one page from its footer upwards:
+// data, le16 length of the whole entry, GUID.
 func guidTable(data []byte) (map[guid][]byte, error) {
 	footer := len(data) - tableEnd - tableHeader
-	if footer < 0 || !bytes.Equal(data[footer+2:footer+tableHeader], guidTableFooter[:]) {
+	if !bytes.Equal(data[footer+2:footer+tableHeader], guidTableFooter[:]) {
 		return nil, errors.New("reading firmware: no GUID table at its end")
 	}
 	size := int(binary.LittleEndian.Uint16(data[footer:])) - tableHeader

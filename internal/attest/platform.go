@@ -53,12 +53,10 @@ func (r *Rule) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// met reports whether a machine with or without the property meets the rule. A
-// rule that is none of the known ones is met by nothing.
+// met reports whether a machine with or without the property meets a rule that
+// asks for something. One that is none of the known is met by nothing.
 func (r Rule) met(set bool) bool {
 	switch r {
-	case Any:
-		return true
 	case Required:
 		return set
 	case Barred:

@@ -241,6 +241,13 @@ func TestNarrows(t *testing.T) {
 }
 
 func TestTCBLayouts(t *testing.T) {
+	for line, reserved := range map[string][2]int{Milan: {16, 48}, Genoa: {16, 48}, Turin: {32, 56}} {
+		for bit := range 64 {
+			if _, ok := tcbFrom(1<<bit, line); ok == (bit >= reserved[0] && bit < reserved[1]) {
+				t.Errorf("%s, bit %d of a TCB: %t", line, bit, ok)
+			}
+		}
+	}
 	// Bytes 0 to 7, the first the lowest.
 	const raw = 0x0800000004030201
 	if got, ok := tcbFrom(raw, Turin); !ok || got != (TCB{FMC: 1, Bootloader: 2, TEE: 3, SNP: 4, Microcode: 8}) {

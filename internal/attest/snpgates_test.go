@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -18,8 +19,14 @@ func TestSoftSNPIsAccepted(t *testing.T) {
 			s := newSoftSNP(t, line, 5, provider)
 			for _, version := range []uint32{2, 3, 5} {
 				s.version = version
-				ev := s.evidence()
-				res, r := judged(t, ev, s.collateral(), s.policy(), s.now)
+				ev, col := s.evidence(), s.collateral()
+				res, r := judged(t, ev, col, s.policy(), s.now)
+				var v Verifier
+				for range 2 { // the second time the chain has been proved
+					if again, err := v.Verify(ev, col, s.policy(), s.now); (err == nil) != (r == nil) || r == nil && !reflect.DeepEqual(again, res) {
+						t.Errorf("%s v%d: a verifier with memory says %+v, %v", line, version, again, err)
+					}
+				}
 				if line == Turin && version == 2 {
 					if got := failed(r); !slices.Equal(got, []string{snpTable[checkProduct].Name}) || r.Detail != "a version 2 report cannot be Turin's" {
 						t.Errorf("a Turin report of version 2: %q", got)
@@ -49,6 +56,9 @@ func TestSoftSNPIsAccepted(t *testing.T) {
 					checkProvider:        map[bool]string{true: "the chip itself signs"}[provider == ""],
 					checkCertificateChip: map[bool]string{true: fmt.Sprintf("%x", s.chip), false: "a VLEK names no chip"}[provider == ""],
 				} {
+					if e := res.Checks[checkReportData].Expected; e != "dadadadadadadada…" {
+						t.Errorf("report data expected: %q", e)
+					}
 					if got := res.Checks[name].Got; got != want {
 						t.Errorf("%s v%d: check %q got %q, want %q", line, version, res.Checks[name].Name, got, want)
 					}
@@ -129,6 +139,7 @@ func TestSNPGates(t *testing.T) {
 		{"mitigation missing at launch", vcek, put(0x1f8, 9), func(p *Policy) { p.RequireMitigations = 2 }, nil, CodePlatform, []check{checkMitigations}},
 		{"mitigation missing now", vcek, put(0x200, 9), func(p *Policy) { p.RequireMitigations = 2 }, nil, CodePlatform, []check{checkMitigations}},
 		{"one mitigation of two", vcek, nil, func(p *Policy) { p.RequireMitigations = 6 }, nil, CodePlatform, []check{checkMitigations}},
+		{"no mitigations at all", vcek, func(r []byte) { clear(r[0x1f8:0x208]) }, func(p *Policy) { p.RequireMitigations = 1 }, nil, CodePlatform, []check{checkMitigations}},
 		{"mitigations", vcek, nil, func(p *Policy) { p.RequireMitigations = 0xb }, nil, "", nil},
 		{"mitigations of an older version", vcek, func(r []byte) { r[0] = 3; clear(r[0x1f8:0x208]) }, func(p *Policy) { p.RequireMitigations = 1 }, nil, CodePlatform, []check{checkMitigations}},
 		{"no certificate", vcek, nil, nil, func(e *Evidence, _ *Collateral) { e.Certificates = nil }, CodeCollateral, []check{checkLeaf}},
@@ -210,8 +221,12 @@ func TestReservedFields(t *testing.T) {
 				t.Fatalf("version %d, bit %d of byte %#x: %q, want %q", version, bit%8, bit/8, got, want)
 			}
 		}
-		if got := reservedField(make([]byte, 1184), version); got != "guest policy" {
-			t.Errorf("version %d without the bit that is always one: %q", version, got)
+		for bit := range 26 {
+			report := make([]byte, 1184)
+			binary.LittleEndian.PutUint64(report[8:], 1<<bit)
+			if got := reservedField(report, version); (got == "guest policy") != (bit != 17) {
+				t.Errorf("version %d, a guest policy of bit %d alone: %q", version, bit, got)
+			}
 		}
 	}
 }
@@ -364,5 +379,48 @@ func TestChainWindow(t *testing.T) {
 	}
 	if bytes.Equal(s.leaf, long.leaf) {
 		t.Error("the same certificate")
+	}
+}
+
+// TestWhatChecksSay: expectation and finding of checks whose words depend on the evidence.
+func TestWhatChecksSay(t *testing.T) {
+	vcek, unknown := newSoftSNP(t, Genoa, 5, ""), newSoftSNP(t, Genoa, 2, "")
+	unknown.leaf = unknown.issue(func(c *x509.Certificate) {
+		c.ExtraExtensions[0].Value = marshal(t, "Naples-B0", "ia5")
+	})
+	for name, c := range map[string]struct {
+		of            *softSNP
+		alter         func([]byte)
+		policy        func(*Policy)
+		check         check
+		expected, got string
+	}{
+		"report data":               {vcek, func(b []byte) { b[0x51] = 1 }, nil, checkReportData, "dadadadadadadada…", "da01dadadadadada…"},
+		"kind of key":               {vcek, func(b []byte) { b[0x48] = 7 << 2 }, nil, checkKeyType, "VCEK", "none"},
+		"another kind is asked for": {vcek, nil, func(p *Policy) { p.VLEKProvider = "cloud-one" }, checkKeyType, "VLEK", "VCEK"},
+		"processor":                 {vcek, func(b []byte) { b[0x189] = 0x20 }, nil, checkProduct, "Milan, Genoa or Turin", "family 0x19 model 0x20"},
+		"processor of version 3":    {vcek, func(b []byte) { b[0], b[0x188] = 3, 0x17 }, nil, checkProduct, "Milan, Genoa or Turin", "family 0x17 model 0x11"},
+		"the certificate's line":    {unknown, nil, nil, checkProduct, "Milan, Genoa or Turin", "the certificate's"},
+		"simulated":                 {vcek, nil, func(p *Policy) { p.Simulated = false }, checkHardware, "genuine", "simulated"},
+		"mitigations of version 3":  {vcek, func(b []byte) { b[0] = 3; clear(b[0x1f8:0x208]) }, func(p *Policy) { p.RequireMitigations = 5 }, checkMitigations, "0x5", "not reported"},
+		"mitigations":               {vcek, func(b []byte) { b[0x200] = 3 }, func(p *Policy) { p.RequireMitigations = 8 }, checkMitigations, "0x8", "launch 0xb, now 0x3"},
+		"guest policy":              {vcek, nil, func(p *Policy) { p.RequirePolicy = 0x20000 }, checkGuestPolicy, "0x20000", "0x30000"},
+		"VMPL":                      {vcek, func(b []byte) { b[0x30] = 3 }, nil, checkVMPL, "0", "3"},
+		"version":                   {vcek, func(b []byte) { b[0] = 4 }, nil, checkVersion, "2, 3 or 5", "4"},
+	} {
+		s := *c.of
+		s.t, s.alter = t, c.alter
+		pol := s.policy()
+		if c.policy != nil {
+			c.policy(&pol)
+		}
+		_, r := judged(t, s.evidence(), s.collateral(), pol, s.now)
+		if r == nil {
+			t.Errorf("%s: accepted", name)
+			continue
+		}
+		if k := r.Checks[c.check]; k.Status != Failed || k.Expected != c.expected || k.Got != c.got {
+			t.Errorf("%s: expected %q, got %q", name, k.Expected, k.Got)
+		}
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"maps"
 	"strings"
 	"testing"
+
+	"github.com/eosc-siesta/siestad/internal/attest/p384"
 )
 
 // TestRefusalSaysWhich: code, name and sentence are those of the first failure in the order of precedence, and what was
@@ -94,6 +96,11 @@ func TestDecided(t *testing.T) {
 	b := NewBundle(ev, col, pol, s.now)
 	if _, err := b.ReplayUnder(col.Roots); err != nil {
 		t.Error(err)
+	}
+	noise := b
+	noise.Collateral = []Object{{KindVCEK, []byte{1}}}
+	if d, err := noise.ReplayUnder(col.Roots); err == nil || !strings.Contains(err.Error(), "reading leaf") || d.Outcome != "" {
+		t.Errorf("collateral that cannot be read: %+v, %v", d, err)
 	}
 	data, err := json.Marshal(b)
 	if err != nil || !strings.HasPrefix(string(data), `{"version":1,`) {
@@ -217,6 +224,8 @@ func TestPolicyIsReadStrictly(t *testing.T) {
 		"tdx in version 1":            strings.Replace(one, `"simulated":false`, `"simulated":false,"tdx":{}`, 1),
 		"version 0":                   strings.Replace(one, `"version":1`, `"version":0`, 1),
 		"version 3":                   strings.Replace(two, `"version":2`, `"version":3`, 1),
+		"half a byte behind a chip":   strings.Replace(one, strings.Repeat("01", 64), strings.Repeat("01", 64)+"0", 1),
+		"half a byte behind a digest": strings.Replace(one, strings.Repeat("04", 48), strings.Repeat("04", 48)+"0", 1),
 		"mitigations without 0x":      strings.Replace(two, `"0x8000000000000003"`, `"3"`, 1),
 		"no mitigations in version 2": strings.Replace(two, `"require_mitigations":"0x8000000000000003",`, ``, 1),
 		"a broken part for TDX":       strings.Replace(two, `"tdx":{`, `"tdx":{"x":1,`, 1),
@@ -336,6 +345,33 @@ func TestTablesOfChains(t *testing.T) {
 	c.forget(chains[1])
 	if n := c.tables.Load(); n != 255 {
 		t.Errorf("%d tables counted after one was given back", n)
+	}
+}
+
+// TestEvictedTables: with each chain that has to go, its table's place is given back, and no more go than must.
+func TestEvictedTables(t *testing.T) {
+	var c chainCache
+	key := func(i int) chainKey { return chainKey{leaf: [32]byte{byte(i), byte(i >> 8)}} }
+	for i := range 4096 {
+		ch := &chain{}
+		ch.hot.table.Store(&p384.Key{})
+		c.put(key(i), ch)
+	}
+	c.tables.Store(4096)
+	if len(c.chains) != 4096 {
+		t.Fatalf("%d chains in memory", len(c.chains))
+	}
+	for i := range 3 {
+		c.put(key(5000+i), &chain{})
+	}
+	with := int32(0)
+	for _, ch := range c.chains {
+		if ch.hot.table.Load() != nil {
+			with++
+		}
+	}
+	if n := c.tables.Load(); len(c.chains) != 4096 || n != with || n > 4095 {
+		t.Errorf("%d chains in memory, %d tables counted, %d there", len(c.chains), n, with)
 	}
 }
 

@@ -44,6 +44,16 @@ func encode(t testing.TB, r, s *big.Int) []byte {
 	return der
 }
 
+// three is a signature with one number too many.
+func three(t testing.TB, r, s *big.Int) []byte {
+	t.Helper()
+	der, err := asn1.Marshal(struct{ R, S, X *big.Int }{r, s, s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
 // signed makes a signature from its parts: with the secret scalar d, nonce k and
 // digest e, r = x(kG) and s = (e + r d) / k.
 func signed(t testing.TB, d, k, e *big.Int) (r, s *big.Int) {
@@ -84,6 +94,7 @@ func TestEqualsTheStandardLibrary(t *testing.T) {
 				"s over the order": encode(t, r, new(big.Int).Add(s, order)),
 				"one more":         encode(t, over, over),
 				"trailing":         append(encode(t, r, s), 0),
+				"a third number":   three(t, r, s),
 				"empty":            {},
 				"cut":              encode(t, r, s)[:40],
 			} {
@@ -123,7 +134,8 @@ func TestRefusesWhatIsNoKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, k := range map[string]*ecdsa.PublicKey{"none": nil, "P-256": &other.PublicKey, "empty": {}} {
+	off := &ecdsa.PublicKey{Curve: elliptic.P384(), X: big.NewInt(1), Y: big.NewInt(1)}
+	for name, k := range map[string]*ecdsa.PublicKey{"none": nil, "P-256": &other.PublicKey, "empty": {}, "off the curve": off} {
 		if _, err := NewKey(k); err == nil {
 			t.Errorf("%s: a table was made", name)
 		}
