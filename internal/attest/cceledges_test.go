@@ -121,6 +121,12 @@ func TestEventLogEdges(t *testing.T) {
 			t.Errorf("a log %s: %q, %v", name, got, r)
 		}
 	}
+	unnamed := s.policy()
+	unnamed.TDX.CommandLine, unnamed.TDX.Initrds, unnamed.TDX.RTMRs[1] = "quiet", [][]byte{initrd[:]}, RTMRRule{}
+	_, r = judged(t, Evidence{TEE: TDX, Report: s.quote(), EventLog: log}, s.collateral(), unnamed, s.now)
+	if got := failed(r); !slices.Equal(got, []string{tdxTable[tdxRTMR1].Name, tdxTable[tdxCommandLine].Name}) {
+		t.Errorf("a line where no kernel is named: %q", got)
+	}
 	any4 := s.policy()
 	any4.TDX.RTMRs = [4]RTMRRule{{Any: true}, {Any: true}, {Any: true}, {Any: true}}
 	res, r = s.judge(any4)

@@ -104,8 +104,11 @@ func TestIntelsListsAreBounded(t *testing.T) {
 		tcb["sgxtcbcomponents"], tcb["tdxtcbcomponents"] = times(map[string]any{"svn": 3}, sgx), times(map[string]any{"svn": 3}, tdx)
 		return l
 	}
-	bad := softModule("TDX_01", []any{softISV(1, "UpToDate")})
-	bad["attributesMask"] = "00"
+	moduleWith := func(member, value string) map[string]any {
+		m := softModule("TDX_01", []any{softISV(1, "UpToDate")})
+		m[member] = value
+		return m
+	}
 	for name, c := range map[string]struct {
 		read func(int) error
 		ok   bool
@@ -122,7 +125,10 @@ func TestIntelsListsAreBounded(t *testing.T) {
 		"17 SGX components":    {info("tcbLevels", []any{level(17, 16)}), false},
 		"15 TDX components":    {info("tcbLevels", []any{level(16, 15)}), false},
 		"17 TDX components":    {info("tcbLevels", []any{level(16, 17)}), false},
-		"a mask of one byte":   {info("tdxModuleIdentities", []any{bad}), false},
+		"a signer of one byte": {info("tdxModuleIdentities", []any{moduleWith("mrsigner", "00")}), false},
+		"an attribute of one":  {info("tdxModuleIdentities", []any{moduleWith("attributes", "00")}), false},
+		"an unknown status":    {info("tdxModuleIdentities", []any{softModule("TDX_01", []any{softISV(1, "Fine")})}), false},
+		"a mask of one byte":   {info("tdxModuleIdentities", []any{moduleWith("attributesMask", "00")}), false},
 		"a module of no level": {info("tdxModuleIdentities", []any{softModule("TDX_01", []any{})}), false},
 		"no JSON":              {func(int) error { _, err := parseQEIdentity([]byte("{")); return err }, false},
 	} {

@@ -2,9 +2,14 @@ package attest
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
+	"math/big"
 	"slices"
 	"strings"
 	"testing"
@@ -96,6 +101,16 @@ func TestTDXEdges(t *testing.T) {
 	if c := r.Checks[tdxLevel]; c.Got != "OutOfDate (level of 2026-01-01) SOFT-SA-00013" {
 		t.Errorf("%+v", c)
 	}
+	s.body.svn[2], s.body.svn2[2] = 4, 0
+	_, r = s.judge(s.policy())
+	if c := r.Checks[tdxLevelNow]; c.Got != fmt.Sprintf("CPUSVN %x, PCESVN 13, TEE TCB SVN 050100%s", softComponents, strings.Repeat("00", 13)) {
+		t.Errorf("%+v", c)
+	}
+	s.body.svn2[2] = 4
+	_, r = s.judge(s.policy())
+	if c := r.Checks[tdxStatus]; c.Got != "OutOfDate SOFT-SA-00002" {
+		t.Errorf("%+v", c)
+	}
 	s.body.svn[2], s.body.svn2[2] = 0, 4
 	_, r = s.judge(s.policy())
 	if c := r.Checks[tdxLevel]; c.Expected != "a level that Intel lists" || c.Got != fmt.Sprintf("CPUSVN %x, PCESVN 13, TEE TCB SVN 050100%s", softComponents, strings.Repeat("00", 13)) {
@@ -130,6 +145,46 @@ func TestTDXEdges(t *testing.T) {
 	if got := failed(r); !slices.Equal(got, []string{tdxTable[tdxInfo].Name, tdxTable[tdxQE].Name}) || r.Checks[tdxSigner].Status != NotJudged {
 		t.Errorf("without identity and TCB info: %q, signer %s", got, r.Checks[tdxSigner].Status)
 	}
+}
+
+// TestRelaunchIsTheNewest: a relaunch is advised only to what runs the newest now, and what the platform's own level asks
+// of its configuration is not forgotten over it.
+func TestRelaunchIsTheNewest(t *testing.T) {
+	svn := func(b ...byte) []byte { return append(b, make([]byte, 16-len(b))...) }
+	info := &tcbInfo{
+		levels: []level{
+			{sgx: svn(), tdx: svn(5, 0, 4), status: tcbConfiguration}, {sgx: svn(), tdx: svn(4, 0, 3)}, {sgx: svn(), tdx: svn(0, 0, 3)},
+		},
+		modules: []moduleIdentity{{id: "TDX_01", levels: []level{{isvSVN: 5}, {isvSVN: 3, status: tcbOutOfDate}}}},
+	}
+	for name, c := range map[string]struct {
+		now     []byte
+		advised bool
+	}{
+		"the newest list":                     {svn(5, 1, 4), true},
+		"an older module of the list":         {svn(4, 1, 4), false},
+		"without a list, the newest":          {svn(5, 0, 4), true},
+		"without a list, an older":            {svn(4, 0, 4), false},
+		"a version that is not listed":        {svn(9, 9, 4), false},
+		"an older third component":            {svn(5, 1, 3), false},
+		"an older third component, no list":   {svn(5, 0, 3), false},
+		"a newer module, an older microcode":  {svn(9, 1, 3), false},
+		"everything newer than what is known": {svn(9, 1, 9), true},
+	} {
+		a := info.appraise(platformSVNs{components: svn(), tee: svn(3, 1, 3)}, c.now, &level{})
+		if a.relaunched != c.advised || c.advised && a.status != tcbRelaunch|tcbConfiguration {
+			t.Errorf("%s: advised %t, status %s", name, a.relaunched, a.status)
+		}
+	}
+}
+
+func p384Key(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
 }
 
 // TestPlatformIsProved takes one thing from the platform's certificate, its key or its chain.
@@ -184,12 +239,50 @@ func TestPlatformIsProved(t *testing.T) {
 	if err != nil || p.key != nil || p.own || signedP256(p.key, sha256.Sum256(nil), make([]byte, 64)) {
 		t.Errorf("%v %+v", err, p)
 	}
+	func() {
+		defer func() {
+			if recover() != nil {
+				t.Error("a signature of no key is looked at")
+			}
+		}()
+		if signedP256(nil, sha256.Sum256(nil), bytes.Repeat([]byte{1}, 64)) {
+			t.Error("a signature of no key is good")
+		}
+	}()
 	signature := s.sign(s.key, []byte("x"))
+	padded := append(append(bytes.Clone(signature[:32]), 0), signature[32:]...)
+	if signedP256(&s.key.PublicKey, sha256.Sum256([]byte("x")), padded) {
+		t.Error("a signature of 65 bytes is good")
+	}
 	if k := &s.key.PublicKey; !signedP256(k, sha256.Sum256([]byte("x")), signature) || signedP256(k, sha256.Sum256([]byte("x")), signature[:63]) || signedP256(k, sha256.Sum256([]byte("x")), append(signature, 0)) {
 		t.Error("a signature of another length")
 	}
 	if _, err := read(func(s *softTD) { s.pck = s.certificate(3, namePCK, s.ca, s.caKey, s.pckKey, nil) }); err == nil {
 		t.Error("a certificate without Intel's extensions was read")
+	}
+	for name, key := range map[string]any{"P-384": p384Key(t).Public(), "RSA": newSoftSNP(t, Genoa, 3, "").rsa.Public()} {
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: namePCK}, NotBefore: s.now.AddDate(-1, 0, 0), NotAfter: s.now.AddDate(1, 0, 0), ExtraExtensions: []pkix.Extension{s.sgxExtension()},
+			BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature, CRLDistributionPoints: []string{"https://certificates.example/root.der"}, SubjectKeyId: []byte("key"),
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, s.ca, key, s.caKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := read(func(other *softTD) {
+			c, err := x509.ParseCertificate(der)
+			if err != nil {
+				t.Fatal(err)
+			}
+			other.pck = c
+		}); err == nil || !strings.Contains(err.Error(), "not those of the profile") {
+			t.Errorf("a platform's key of %s: %v", name, err)
+		}
+	}
+	bare := newSoftTD(t)
+	bare.pck = bare.certificate(3, namePCK, bare.ca, bare.caKey, bare.pckKey, nil)
+	if _, r := bare.judge(bare.policy()); r == nil || !slices.Equal(failed(r), []string{tdxTable[tdxCertificate].Name}) {
+		t.Errorf("a certificate without Intel's extensions: %v", r)
 	}
 	if _, err := readChain(append(s.pem(s.pck), "text\n"...), 1); err == nil {
 		t.Error("text behind a certificate was read")

@@ -56,6 +56,17 @@ func TestQuoteLengths(t *testing.T) {
 		if err := read(append(bytes.Clone(raw), 1, 2, 3)); err != nil {
 			t.Errorf("%s with something behind it: %v", form, err)
 		}
+		for _, beyond := range []int{len(raw), len(raw) - auth - 2 - 5, len(raw) - auth - 2 + 1, 0xffff} {
+			b := bytes.Clone(raw)
+			binary.LittleEndian.PutUint16(b[auth:], uint16(beyond))
+			if err := read(b); err == nil || err.Error() != quoteLengthsMismatch {
+				t.Errorf("%s, authentication data of %d bytes: %v", form, beyond, err)
+			}
+		}
+		// What a proof is remembered by begins with the attestation key and ends with the chain.
+		if q, err := readQuote(raw, form, at, size); err != nil || !bytes.Equal(q.certification, raw[end+4+64:]) || !bytes.Equal(q.signed, raw[:end]) || !bytes.Equal(q.header, raw[:48]) {
+			t.Errorf("%s: %v", form, err)
+		}
 		// The least that signature data can be: an empty authentication data and an empty chain.
 		least := bytes.Clone(raw[:auth+2])
 		binary.LittleEndian.PutUint16(least[auth:], 0)
@@ -97,6 +108,9 @@ func TestQuoteHead(t *testing.T) {
 		_, r := judged(t, Evidence{TEE: TDX, Report: c.raw}, s.collateral(), s.policy(), s.now)
 		if got := failed(r); !slices.Equal(got, c.failed) {
 			t.Errorf("%s: failed checks %q, want %q", name, got, c.failed)
+		}
+		if name == "lengths" && r.Detail != quoteLengthsMismatch {
+			t.Errorf("%s: %q", name, r.Detail)
 		}
 		if r != nil && len(c.failed) > 0 {
 			for _, k := range r.Checks {
