@@ -153,8 +153,15 @@ func TestNamesChip(t *testing.T) {
 		hwid, chip []byte
 		want       bool
 	}{
-		{eight, append(bytes.Clone(eight), make([]byte, 56)...), true}, {eight, eight, true}, {eight, eight[:7], false}, {eight, append(bytes.Clone(eight), 1), false},
-		{all, all, true}, {all, all[:63], false}, {nil, all, false}, {nil, nil, false}, {nil, make([]byte, 64), false},
+		{eight, append(bytes.Clone(eight), make([]byte, 56)...), true},
+		{eight, eight, true},
+		{eight, eight[:7], false},
+		{eight, append(bytes.Clone(eight), 1), false},
+		{all, all, true},
+		{all, all[:63], false},
+		{nil, all, false},
+		{nil, nil, false},
+		{nil, make([]byte, 64), false},
 	} {
 		if got := (&vcek{hwid: c.hwid}).names(c.chip); got != c.want {
 			t.Errorf("%x names %x: %t", c.hwid, c.chip, got)

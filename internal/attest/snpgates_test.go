@@ -202,7 +202,8 @@ func TestReservedFields(t *testing.T) {
 	} {
 		reserved := append([]span{
 			{0x008*8 + 26, 0x010 * 8, "guest policy"},
-			{0x040*8 + 6, 0x040*8 + 7, "platform information"}, {0x040*8 + 8, 0x048 * 8, "platform information"},
+			{0x040*8 + 6, 0x040*8 + 7, "platform information"},
+			{0x040*8 + 8, 0x048 * 8, "platform information"},
 			{0x048*8 + 5, 0x04c * 8, "key information"},
 			bytesOf(0x04c, 0x050, "4Ch"), bytesOf(0x18b, 0x1a0, "18Bh"), bytesOf(0x1eb, 0x1ec, "1EBh"), bytesOf(0x1ef, 0x1f0, "1EFh"),
 			bytesOf(0x208, 0x2a0, "208h"), bytesOf(0x330, 0x4a0, "behind the signature"),

@@ -45,7 +45,7 @@ func newSoftSNP(t testing.TB, line string, version uint32, provider string) *sof
 		clear(s.chip[8:])
 	}
 	var err error
-	if s.rsa, err = rsa.GenerateKey(rand.Reader, 1024); err != nil { //nolint:gosec // a test's own root
+	if s.rsa, err = rsa.GenerateKey(rand.Reader, 1024); err != nil {
 		t.Fatal(err)
 	}
 	if s.key, err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader); err != nil {

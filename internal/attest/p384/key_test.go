@@ -134,7 +134,7 @@ func TestRefusesWhatIsNoKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	off := &ecdsa.PublicKey{Curve: elliptic.P384(), X: big.NewInt(1), Y: big.NewInt(1)}
+	off := &ecdsa.PublicKey{Curve: elliptic.P384(), X: big.NewInt(1), Y: big.NewInt(1)} //nolint:staticcheck // no other way makes a key that is none
 	for name, k := range map[string]*ecdsa.PublicKey{"none": nil, "P-256": &other.PublicKey, "empty": {}, "off the curve": off} {
 		if _, err := NewKey(k); err == nil {
 			t.Errorf("%s: a table was made", name)
