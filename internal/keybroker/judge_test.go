@@ -299,8 +299,11 @@ func TestChosenHash(t *testing.T) {
 		offered []kbs.Hash
 		want    kbs.Hash
 	}{
-		{nil, kbs.SHA384}, {[]kbs.Hash{kbs.SHA256}, kbs.SHA256}, {[]kbs.Hash{kbs.SHA256, kbs.SHA512}, kbs.SHA512},
-		{[]kbs.Hash{kbs.SHA512, kbs.SHA384}, kbs.SHA384}, {[]kbs.Hash{"sm3"}, kbs.SHA384},
+		{nil, kbs.SHA384},
+		{[]kbs.Hash{kbs.SHA256}, kbs.SHA256},
+		{[]kbs.Hash{kbs.SHA256, kbs.SHA512}, kbs.SHA512},
+		{[]kbs.Hash{kbs.SHA512, kbs.SHA384}, kbs.SHA384},
+		{[]kbs.Hash{"sm3"}, kbs.SHA384},
 	} {
 		if got := choose(c.offered); got != c.want {
 			t.Errorf("%v: %s", c.offered, got)
@@ -340,8 +343,10 @@ func TestLimits(t *testing.T) {
 		every time.Duration
 	}{
 		"refusals of a peer": {func(l *limits, key string) bool {
-			if !l.peerAllowed(key) || !l.peerAllowed(key) { // asking costs nothing
-				return false
+			for range 2 { // asking costs nothing
+				if !l.peerAllowed(key) {
+					return false
+				}
 			}
 			l.peerRefused(key)
 			return true
