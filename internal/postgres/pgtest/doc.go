@@ -5,7 +5,7 @@
 // under /usr/lib/postgresql, reached only through a Unix socket in a temporary
 // directory. It migrates one template database, named by the hash of the
 // migrations, and copies it for each test. Nothing is shared between processes,
-// so packages may be tested side by side. A small watcher process stops the
+// unless the environment says so (Borrow), so packages may be tested side by side. A small watcher process stops the
 // server and removes its files when the test process is gone, however it ended.
 //
 // A missing server fails the test: nothing here ever skips.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -81,7 +82,7 @@ func Database(ctx context.Context, migrated bool) (dsn string, drop func() error
 			return "", nil, err
 		}
 	}
-	name := fmt.Sprintf("t%d", serial.Add(1))
+	name := fmt.Sprintf("t%d_%d", os.Getpid(), serial.Add(1))
 	if err := server.exec(ctx, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", name, template)); err != nil {
 		return "", nil, err
 	}
@@ -101,6 +102,9 @@ func makeTemplate() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	name := "template_" + sum[:12]
+	if server.borrowed {
+		return name, nil // whoever lends the server has made it
+	}
 	if err := server.exec(ctx, "CREATE DATABASE "+name); err != nil {
 		return "", err
 	}
@@ -132,10 +136,10 @@ func (c *cluster) dsn(database string) string {
 
 // abandon ends a database's sessions and leaves its files to the end of the
 // cluster: every DROP DATABASE would force a checkpoint on all other tests.
-// Beyond keep databases the disk counts for more.
+// Beyond keep databases, and on a server that outlives us, the disk counts for more.
 func (c *cluster) abandon(name string) error {
 	ctx := context.Background()
-	if abandoned.Add(1) > keep {
+	if abandoned.Add(1) > keep || c.borrowed {
 		return c.exec(ctx, fmt.Sprintf("DROP DATABASE %s WITH (FORCE)", name))
 	}
 	return c.exec(ctx, fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '%s'", name))
