@@ -1,7 +1,7 @@
 # siestad: the targets a person uses. Each installs what it needs first (Debian packages, as root) and says so.
 .DEFAULT_GOAL := help
 GO := scripts/with-go
-.PHONY: help build build-dev generate demo demo-down test lint fuzz fmt lab lab-down lab-test bench guest
+.PHONY: help build build-dev generate demo demo-down test lint fuzz mutate fmt lab lab-down lab-test bench guest
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ generate: ## generate server and client from openapi.yaml
 fuzz: ## every fuzz target for half a minute
 	@scripts/setup lint
 	scripts/fuzz
+
+mutate: ## how many small faults of attest and the broker their tests notice (about an hour)
+	@scripts/setup demo
+	$(GO) go run ./scripts/mutate -longest 2s ./internal/attest/p384 ./internal/attest ./internal/keybroker
 
 lab: ## a real OpenStack (Zed) and Keycloak in a network namespace of their own
 	deploy/lab/lab up
