@@ -106,11 +106,11 @@ func (t *tests) survey(ctx context.Context, mutants int, longest time.Duration, 
 			t.all = append(t.all, x)
 		}
 	}
-	slices.SortStableFunc(t.all, func(a, b test) int { return int(a.cost - b.cost) })
+	slices.SortStableFunc(t.all, func(a, b test) int { return int(a.took - b.took) })
 	return nil
 }
 
-// judge runs the tests that reach a mutant, the cheap ones first. With control no mutant is switched on, so that all of
+// judge runs the tests that reach a mutant, the quick ones first. With control no mutant is switched on, so that all of
 // them must pass.
 func (t *tests) judge(id int, control bool) (fate string, err error) {
 	var reach []test
@@ -126,11 +126,11 @@ func (t *tests) judge(id int, control bool) (fate string, err error) {
 	if control {
 		on = 0
 	}
-	for limit := 300 * time.Millisecond; len(reach) > 0; limit *= 5 {
+	for limit := time.Second; len(reach) > 0; limit *= 5 {
 		var names []string
-		var took, cost time.Duration
-		for len(reach) > 0 && (len(names) == 0 || cost+reach[0].cost <= limit) {
-			names, took, cost, reach = append(names, reach[0].name), took+reach[0].took, cost+reach[0].cost, reach[1:]
+		var took time.Duration
+		for len(reach) > 0 && (len(names) == 0 || took+reach[0].took <= limit) {
+			names, took, reach = append(names, reach[0].name), took+reach[0].took, reach[1:]
 		}
 		passed, _, _, err := t.run(on, names, 10*took+5*time.Second)
 		switch {
