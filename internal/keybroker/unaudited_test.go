@@ -296,3 +296,45 @@ func TestFloorsAndDocumentsThatRefuse(t *testing.T) {
 		t.Errorf("no documents: %v", err)
 	}
 }
+
+// TestBeyondTheRateIsCounted: refusals that somebody can cause at will leave rows up to a rate, and a count beyond it.
+func TestBeyondTheRateIsCounted(t *testing.T) {
+	r := newSessionRig(t)
+	ctx := context.Background()
+	g, lease, _ := r.ready(testWorkspace)
+	for range recordBurst {
+		r.broker.limits.record(testWorkspace)
+	}
+	rows := func() int {
+		return r.count(`SELECT (SELECT count(*) FROM audit_entry) + (SELECT count(*) FROM audit_inbox) + (SELECT count(*) FROM broker_decision)`)
+	}
+	before := rows()
+	_, err := g.event(lease.Lease.ID, 1, door.Ready, "") // a number of before
+	wantCode(t, err, CodeBinding)
+	c, req, err := g.challengeFor(door.Renew)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := g.request(c, req, "")
+	request.Evidence.Certificates = nil
+	_, err = r.broker.Grant(ctx, request, "p")
+	wantCode(t, err, attest.CodeFormat)
+	if n := r.count(`SELECT count(*) FROM broker_challenge WHERE id = $1 AND outcome = 'refused'`, c.Challenge); n != 1 {
+		t.Error("the challenge is not closed")
+	}
+	if after := rows(); after != before {
+		t.Errorf("%d rows more", after-before)
+	}
+	if got := r.broker.aggregate.counts; got[CodeBinding] != 1 || got[attest.CodeFormat] != 1 {
+		t.Errorf("counted: %v", got)
+	}
+	_, err = r.broker.Event(ctx, "none", door.Event{Seq: 1, Stage: door.Ready})
+	wantCode(t, err, CodeLease)
+	other := *g
+	other.sign = r.boot(testWorkspace, 1).sign
+	_, err = other.event(lease.Lease.ID, 99, door.Ready, "")
+	wantCode(t, err, CodeBinding)
+	if got := r.broker.aggregate.counts; got[CodeLease] != 1 || got[CodeBinding] != 2 {
+		t.Errorf("counted: %v", got)
+	}
+}
