@@ -166,6 +166,12 @@ func TestKeyringAway(t *testing.T) {
 	if kept(testWorkspace) != 0 || kept(secretObject(other.ID)) != 1 {
 		t.Errorf("in memory after the shredding: %v", r.broker.blobs.m)
 	}
+	if n := r.count(`SELECT count(*) FROM broker_arm WHERE state <> 'disarmed'`); n != 0 {
+		t.Error("what is shredded is armed")
+	}
+	if _, err := r.broker.State(ctx, "01jabcdefghjkmnpqrstvwxyz5"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the state of nothing: %v", err)
+	}
 	ring.epochs = true
 	told("state of what is shredded", func() error { _, err := r.broker.State(ctx, testWorkspace); return err })
 	ring.epochs = true

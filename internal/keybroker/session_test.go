@@ -471,7 +471,9 @@ func TestSessionLimits(t *testing.T) {
 	_, attestErr := r.broker.AttestSession(ctx, "x", nil, "192.0.2.1")
 	_, secretErr := r.broker.SessionSecret(ctx, who, kbs.Resource{}, "192.0.2.1")
 	_, nativeErr := r.broker.Attest(ctx, door.GrantRequest{}, "192.0.2.1")
-	for name, err := range map[string]error{"open": fresh.open(), "attest": attestErr, "secret": secretErr, "native": nativeErr} {
+	_, challengeErr := r.broker.Challenge(ctx, door.ChallengeRequest{Workspace: testWorkspace, Generation: 1, Purpose: door.Renew}, "192.0.2.1")
+	_, grantErr := r.broker.Grant(ctx, door.GrantRequest{}, "192.0.2.1")
+	for name, err := range map[string]error{"open": fresh.open(), "attest": attestErr, "secret": secretErr, "native": nativeErr, "challenge": challengeErr, "grant": grantErr} {
 		if refusal := refusalOf(t, err, CodeRate); refusal.ID == "" {
 			t.Errorf("%s: %v", name, err)
 		}
