@@ -281,8 +281,13 @@ func TestStatement(t *testing.T) {
 		key   PrivateKey
 		want  int // statements so far
 	}{
-		{"plain", plain, key, 1}, {"signed again", plain, key, 1}, {"wrapped", wrapped, key, 1}, {"padded", padded, key, 1}, {"turned", turned, key, 1},
-		{"of another key", plain, other, 2}, {"of another payload", longer, key, 3},
+		{"plain", plain, key, 1},
+		{"signed again", plain, key, 1},
+		{"wrapped", wrapped, key, 1},
+		{"padded", padded, key, 1},
+		{"turned", turned, key, 1},
+		{"of another key", plain, other, 2},
+		{"of another payload", longer, key, 3},
 	} {
 		got, err := Verify(c.parts.sign(t, c.key), []PublicKey{key.Public(), other.Public()}, noon)
 		if err != nil {
