@@ -30,7 +30,7 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 	}
 	b, err := New(good())
-	if err != nil || b.Lease != 5*time.Minute || b.InitialiseLease != 2*time.Minute || b.ChallengeLife != 2*time.Minute || b.Now().IsZero() {
+	if err != nil || b.Lease != 5*time.Minute || b.InitialiseLease != 2*time.Minute || b.Now().IsZero() {
 		t.Fatalf("%v", err)
 	}
 	for name, c := range map[string]struct {
@@ -42,10 +42,9 @@ func TestConfigIsChecked(t *testing.T) {
 		"Collateral": {func(c *Config) { c.Collateral = nil }, "a part is missing"}, "Logger": {func(c *Config) { c.Logger = nil }, "a part is missing"},
 		"no key": {func(c *Config) { c.Key = nil }, "no broker key"}, "a cut key": {func(c *Config) { c.Key = c.Key[:63] }, "no broker key"},
 		"no id": {func(c *Config) { c.Installation = "" }, "installation id"}, "a long id": {func(c *Config) { c.Installation = "testinst1" }, "installation id"}, "an id in capitals": {func(c *Config) { c.Installation = "TESTINST" }, "installation id"},
-		"a short lease": {func(c *Config) { c.Lease, c.InitialiseLease = 2*time.Second-1, 2*time.Second }, "out of range"}, "the shortest lease": {func(c *Config) { c.Lease = 2 * time.Second }, ""},
-		"a short first lease": {func(c *Config) { c.InitialiseLease = 2*time.Second - 1 }, "out of range"}, "the shortest first lease": {func(c *Config) { c.InitialiseLease = 2 * time.Second }, ""},
-		"a short challenge": {func(c *Config) { c.ChallengeLife = time.Second - 1 }, "out of range"}, "the shortest challenge": {func(c *Config) { c.ChallengeLife = time.Second }, ""},
-		"a long challenge": {func(c *Config) { c.ChallengeLife = 2*time.Minute + 1 }, "out of range"}, "a negative lease": {func(c *Config) { c.Lease = -time.Minute }, "out of range"},
+		"a short lease": {func(c *Config) { c.Lease, c.InitialiseLease = minLease-1, minLease }, "out of range"}, "the shortest lease": {func(c *Config) { c.Lease = minLease }, ""},
+		"a short first lease": {func(c *Config) { c.InitialiseLease = minLease - 1 }, "out of range"}, "the shortest first lease": {func(c *Config) { c.InitialiseLease = minLease }, ""},
+		"a negative lease": {func(c *Config) { c.Lease = -time.Minute }, "out of range"},
 	} {
 		cfg := good()
 		c.change(&cfg)
@@ -236,7 +235,7 @@ func TestArmIsChecked(t *testing.T) {
 			return r.broker.Rearm(ctx, tx, testWorkspace, generation, strings.Repeat("w", 600))
 		})
 	}
-	if err := rearm(1); err != nil || r.count(`SELECT epoch FROM broker_arm`) != 1 {
+	if err := rearm(1); err != nil || r.count(`SELECT epoch FROM broker_arm WHERE state = 'armed'`) != 2 {
 		t.Errorf("armed again while armed: %v", err)
 	}
 	if err := rearm(2); !errors.Is(err, ErrState) {

@@ -351,10 +351,17 @@ func TestLimits(t *testing.T) {
 			l.peerRefused(key)
 			return true
 		}, 60, time.Second},
-		"challenges": {(*limits).challenge, 32, 2 * time.Second},
-		"sessions":   {(*limits).session, 300, 100 * time.Millisecond},
-		"secrets":    {(*limits).secret, 64, time.Second},
-		"records":    {(*limits).record, 30, time.Minute},
+		"challenges of a workspace":   {func(l *limits, key string) bool { return l.challenge(key, "p") }, 32, 2 * time.Second},
+		"challenges for an address":   {func(l *limits, key string) bool { return l.challenge("w", key) }, 32, 2 * time.Second},
+		"sessions":                    {(*limits).session, 300, 100 * time.Millisecond},
+		"grants":                      {func(l *limits, key string) bool { return l.lease(key, time.Hour) }, 60, 10 * time.Second},
+		"grants of short leases":      {func(l *limits, key string) bool { return l.lease(key, minLease) }, 60, minLease / 8},
+		"tokens of a workspace":       {func(l *limits, key string) bool { return l.attest(key, judgedID) }, 30, 10 * time.Second},
+		"tokens of a boot":            {func(l *limits, key string) bool { return l.attest("w", []byte(key)) }, 30, 10 * time.Second},
+		"secrets":                     {(*limits).secret, 64, time.Second},
+		"records of what is unproved": {func(l *limits, key string) bool { return l.record(key, unproved) }, 30, time.Minute},
+		"records of what is proved":   {func(l *limits, key string) bool { return l.record(key, proved) }, 30, time.Minute},
+		"records of our own":          {func(l *limits, key string) bool { return l.record(key, ours) }, 30, time.Minute},
 	} {
 		l := newLimits(c.now)
 		use := func() (n int) {
@@ -388,14 +395,28 @@ func TestLimits(t *testing.T) {
 	}
 	l := newLimits(c.now)
 	for i := range 16384 {
-		l.challenge(fmt.Sprint(i))
+		l.challenge(fmt.Sprint(i), "p")
 	}
-	if len(l.workspaces) != 16384 {
-		t.Fatalf("%d buckets", len(l.workspaces))
+	if len(l.challenges) != 16384 {
+		t.Fatalf("%d buckets", len(l.challenges))
 	}
-	l.challenge("one more")
-	if _, there := l.workspaces["one more"]; len(l.workspaces) != 16384 || !there {
-		t.Errorf("%d buckets, the newest there: %t", len(l.workspaces), there)
+	l.challenge("one more", "p")
+	if _, there := l.challenges["one more p"]; len(l.challenges) != 16384 || !there {
+		t.Errorf("%d buckets, the newest there: %t", len(l.challenges), there)
+	}
+	// What one cause has used up is there for the others, and only what is unproved is bounded for all workspaces together.
+	l = newLimits(c.now)
+	kept := 0
+	for i := range 2000 {
+		if l.record(fmt.Sprint(i), unproved) {
+			kept++
+		}
+	}
+	if kept != 1000 {
+		t.Errorf("%d records of unproved evidence for all workspaces, want 1000", kept)
+	}
+	if l.record("w", unproved) || !l.record("w", proved) || !l.record("w", ours) {
+		t.Error("one cause pays for another")
 	}
 }
 
