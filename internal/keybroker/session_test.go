@@ -61,7 +61,7 @@ func (sheetPlatform) Verify(ev attest.Evidence, _ attest.Collateral, pol attest.
 	case [64]byte(ev.Report[0x50:]) != pol.ReportData:
 		return refuse(attest.CodeReportData)
 	}
-	return &attest.Result{TEE: ev.TEE, ReportID: [32]byte(ev.Report[0x140:]), ReportData: pol.ReportData, Measurement: [48]byte(ev.Report[0x90:]), TCBStatus: "at-floor"}, nil
+	return &attest.Result{TEE: ev.TEE, ReportID: [32]byte(ev.Report[0x140:]), ReportData: pol.ReportData, Measurement: [48]byte(ev.Report[0x90:]), TCBStatus: "at-floor", Sent: ev.Certificates}, nil
 }
 
 func newSessionRig(t testing.TB) *rig {
@@ -428,20 +428,36 @@ func TestSessionLimits(t *testing.T) {
 	r := newSessionRig(t)
 	g, s, _ := r.holding()
 	ctx := context.Background()
-	r.exec(`INSERT INTO broker_kbs_session (id, cookie, nonce, tee, hash, expires_at)
-		SELECT 's' || n, sha256(('c' || n)::bytea), sha256('x'), 'snp', 'sha384', now() + interval '1 minute' FROM generate_series(1, 8190) n`)
-	if err := s.open(); err != nil {
-		t.Fatalf("the 8191st unused session: %v", err)
+	r.exec(`INSERT INTO broker_kbs_session (id, cookie, nonce, tee, hash, peer, expires_at)
+		SELECT 's' || n, sha256(('c' || n)::bytea), sha256('x'), 'snp', 'sha384', CASE WHEN n <= 3 THEN 'few' ELSE 'many' END, now() + make_interval(secs => n / 1000.0 + 61)
+		FROM generate_series(1, 8400) n`)
+	for range 2 {
+		if err := s.open(); err != nil {
+			t.Fatalf("beyond the number of idle sessions: %v", err)
+		}
 	}
-	if err := s.open(); err != nil {
-		t.Fatalf("the 8192nd unused session: %v", err)
+	if err := r.broker.sweep(ctx); err != nil {
+		t.Fatal(err)
 	}
-	wantCode(t, s.open(), CodeRate)
+	if n := r.count(`SELECT count(*) FROM broker_kbs_session WHERE attested_at IS NULL`); n != 8192 {
+		t.Errorf("%d idle sessions are left", n)
+	}
+	if n := r.count(`SELECT count(*) FROM broker_kbs_session WHERE peer IN ('few', '192.0.2.1')`); n != 6 {
+		t.Errorf("%d sessions of those who hold few are left", n)
+	}
+	if r.count(`SELECT count(*) FROM broker_kbs_session WHERE id = 's213'`) != 0 || r.count(`SELECT count(*) FROM broker_kbs_session WHERE id = 's214'`) != 1 {
+		t.Error("it is not the oldest sessions that go")
+	}
 	r.exec(`DELETE FROM broker_kbs_session WHERE attested_at IS NULL`)
 	for range sessionBurst {
-		_ = s.r.broker.limits.session("192.0.2.1")
+		_ = r.broker.limits.session("192.0.2.1")
 	}
+	unblock := r.fillLine()
 	wantCode(t, s.open(), CodeRate)
+	unblock()
+	if err := s.open(); err != nil {
+		t.Errorf("beyond the rate, with its turn: %v", err)
+	}
 	r.clock.add(time.Hour)
 	fresh := r.stock(g.machine)
 	if _, err := fresh.attest(); err != nil {
@@ -455,7 +471,7 @@ func TestSessionLimits(t *testing.T) {
 	wantCode(t, err, CodeRate)
 	r.clock.add(time.Hour)
 	for range recordBurst {
-		_ = r.broker.limits.record(testWorkspace)
+		_ = r.broker.limits.record(testWorkspace, proved)
 	}
 	entries := r.count(`SELECT count(*) FROM audit_entry`)
 	if _, err := fresh.secret(who, "default/token/none"); !errors.Is(err, ErrNoSecret) {
@@ -468,15 +484,24 @@ func TestSessionLimits(t *testing.T) {
 	for range peerBurst {
 		r.broker.limits.peerRefused("192.0.2.1")
 	}
+	unblock = r.fillLine()
 	_, attestErr := r.broker.AttestSession(ctx, "x", nil, "192.0.2.1")
 	_, secretErr := r.broker.SessionSecret(ctx, who, kbs.Resource{}, "192.0.2.1")
 	_, nativeErr := r.broker.Attest(ctx, door.GrantRequest{}, "192.0.2.1")
 	_, challengeErr := r.broker.Challenge(ctx, door.ChallengeRequest{Workspace: testWorkspace, Generation: 1, Purpose: door.Renew}, "192.0.2.1")
 	_, grantErr := r.broker.Grant(ctx, door.GrantRequest{}, "192.0.2.1")
-	for name, err := range map[string]error{"open": fresh.open(), "attest": attestErr, "secret": secretErr, "native": nativeErr, "challenge": challengeErr, "grant": grantErr} {
+	_, eventErr := r.broker.Event(ctx, "x", door.Event{}, "192.0.2.1")
+	for name, err := range map[string]error{"open": fresh.open(), "attest": attestErr, "secret": secretErr, "native": nativeErr, "challenge": challengeErr, "grant": grantErr, "event": eventErr} {
 		if refusal := refusalOf(t, err, CodeRate); refusal.ID == "" {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	unblock()
+	if got, err := fresh.secret(who, "default/token/one"); err != nil || !bytes.Equal(got, secretPayload) {
+		t.Errorf("the secret of a guest whose address owes: %q, %v", got, err)
+	}
+	if err := fresh.open(); err != nil {
+		t.Errorf("a session for an address that owes: %v", err)
 	}
 	r.broker.Tokens = nil
 	_, attestErr = r.broker.AttestSession(ctx, "x", nil, "p")
@@ -489,6 +514,18 @@ func TestSessionLimits(t *testing.T) {
 	}
 	if r.broker.JWKS() != nil {
 		t.Error("keys of tokens that nobody signs")
+	}
+}
+
+// fillLine lets as many wait as may, until unblock is called.
+func (r *rig) fillLine() (unblock func()) {
+	for range lineLength {
+		r.broker.line.waiting <- struct{}{}
+	}
+	return func() {
+		for range lineLength {
+			<-r.broker.line.waiting
+		}
 	}
 }
 
