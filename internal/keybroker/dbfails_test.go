@@ -65,7 +65,7 @@ func TestNoStatementMayFail(t *testing.T) {
 	r := newSessionRig(t)
 	f := r.failing()
 	ctx := context.Background()
-	serial := 0
+	serial, seq := 0, 3 // the events of a guest that is ready
 	fresh := func() string {
 		serial++
 		return fmt.Sprintf("01jabcdefghjkmnpqrstvw%04d", serial)
@@ -115,6 +115,20 @@ func TestNoStatementMayFail(t *testing.T) {
 			request = guest.request(c, req, "")
 		}
 	}
+	foreign := func() {
+		challenged(door.Renew)()
+		request.Evidence.Certificates = []byte("other")
+	}
+	refusedWith := func(code string) func() error {
+		return func() error {
+			_, err := r.broker.Grant(ctx, request, "p")
+			var refused *Refusal
+			if errors.As(err, &refused) && refused.Code == code {
+				return nil
+			}
+			return err
+		}
+	}
 	alone := func() { // the only armed generation with its launch digest
 		r.exec(`UPDATE broker_arm SET state = 'disarmed' WHERE workspace <> $1`, testWorkspace)
 	}
@@ -145,26 +159,47 @@ func TestNoStatementMayFail(t *testing.T) {
 			_, err := r.broker.Grant(ctx, request, "p")
 			must(err)
 		}, func() error { _, err := r.broker.Grant(ctx, request, "p"); return err }},
-		{"refusal of evidence", func() {
-			challenged(door.Renew)()
-			request.Evidence.Certificates = []byte("other")
-		}, func() error {
-			_, err := r.broker.Grant(ctx, request, "p")
-			var refused *Refusal
-			if errors.As(err, &refused) && refused.Code == attest.CodeFormat {
-				return nil
+		{"refusal of evidence", foreign, refusedWith(attest.CodeFormat)},
+		{"refusal of evidence, only counted", func() {
+			foreign()
+			for range recordBurst {
+				r.broker.limits.record(testWorkspace, unproved)
 			}
-			return err
-		}},
+		}, refusedWith(attest.CodeFormat)},
+		{"refusal of what nothing judges", func() {
+			challenged(door.Renew)()
+			request.Evidence.EventLog = []byte("log")
+		}, refusedWith(attest.CodeEventLog)},
+		{"refusal of a grant, only counted", func() {
+			challenged(door.Renew)()
+			for range leaseBurst {
+				r.broker.limits.lease(testWorkspace, r.broker.InitialiseLease)
+			}
+			for range recordBurst {
+				r.broker.limits.record(testWorkspace, proved)
+			}
+		}, refusedWith(CodeRate)},
+		{"a second boot", func() {
+			released()
+			r.exec(`UPDATE broker_volume SET header_hash = $2 WHERE workspace = $1`, workspace, testHeader)
+			second := r.boot(workspace, 1)
+			c, req, err := second.challengeFor(door.Unlock)
+			must(err)
+			request = second.request(c, req, "")
+		}, refusedWith(CodeGeneration)},
 		{"native attestation", challenged(door.Attest), func() error { _, err := r.broker.Attest(ctx, request, "p"); return err }},
 		{"event", nil, func() error {
-			serial++
-			_, err := g.event(lease.Lease.ID, 100+serial, door.Ready, "")
+			seq++
+			_, err := g.event(lease.Lease.ID, seq, door.Ready, "")
 			return err
 		}},
 		{"state", nil, func() error { _, err := r.broker.State(ctx, testWorkspace); return err }},
 		{"explain", nil, func() error { _, err := r.broker.Explain(ctx, testWorkspace); return err }},
 		{"held until", nil, func() error { _, err := r.broker.HeldUntil(ctx, testWorkspace); return err }},
+		{"take back an arming", func() {
+			released()
+			must(r.tx(func(tx pgx.Tx) error { return r.broker.Rearm(ctx, tx, workspace, 1, "x") }))
+		}, inTx(func(tx pgx.Tx) error { return r.broker.Unarm(ctx, tx, workspace, 1, false, "x") })},
 		{"rearm", released, inTx(func(tx pgx.Tx) error { return r.broker.Rearm(ctx, tx, workspace, 1, "x") })},
 		{"allow a reboot", released, inTx(func(tx pgx.Tx) error { _, err := r.broker.AllowReboot(ctx, tx, who, workspace); return err })},
 		{"disarm", released, inTx(func(tx pgx.Tx) error { return r.broker.Disarm(ctx, tx, workspace) })},

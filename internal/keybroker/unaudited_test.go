@@ -141,7 +141,7 @@ func TestNothingHappensUnaudited(t *testing.T) {
 	}
 	// A foreign blob beyond the rate is counted.
 	for range recordBurst {
-		r.broker.limits.record(other)
+		r.broker.limits.record(other, ours)
 	}
 	wantCode(t, r.broker.foreignBlob(ctx, source{workspace: other}, "why"), CodeKeyBlob)
 	if r.broker.aggregate.counts[CodeKeyBlob] != 1 {
@@ -228,7 +228,7 @@ func TestWhoPays(t *testing.T) {
 			t.Fatal(err)
 		}
 		door.SignEvent(g.sign, lease, &e)
-		if a, err := r.broker.Event(ctx, lease, e); err != nil || a.Seq != e.Seq || (len(a.Signature) > 0) != (stage == door.Formatted) {
+		if a, err := r.broker.Event(ctx, lease, e, "p"); err != nil || a.Seq != e.Seq || (len(a.Signature) > 0) != (stage == door.Formatted) {
 			t.Errorf("%s: %+v, %v", stage, a, err)
 		}
 	}
@@ -303,7 +303,8 @@ func TestBeyondTheRateIsCounted(t *testing.T) {
 	ctx := context.Background()
 	g, lease, _ := r.ready(testWorkspace)
 	for range recordBurst {
-		r.broker.limits.record(testWorkspace)
+		r.broker.limits.record(testWorkspace, unproved)
+		r.broker.limits.record(testWorkspace, proved)
 	}
 	rows := func() int {
 		return r.count(`SELECT (SELECT count(*) FROM audit_entry) + (SELECT count(*) FROM audit_inbox) + (SELECT count(*) FROM broker_decision)`)
@@ -328,7 +329,7 @@ func TestBeyondTheRateIsCounted(t *testing.T) {
 	if got := r.broker.aggregate.counts; got[CodeBinding] != 1 || got[attest.CodeFormat] != 1 {
 		t.Errorf("counted: %v", got)
 	}
-	_, err = r.broker.Event(ctx, "none", door.Event{Seq: 1, Stage: door.Ready})
+	_, err = r.broker.Event(ctx, "none", door.Event{Seq: 1, Stage: door.Ready}, "p")
 	wantCode(t, err, CodeLease)
 	other := *g
 	other.sign = r.boot(testWorkspace, 1).sign
