@@ -416,7 +416,17 @@ func TestLimits(t *testing.T) {
 		t.Errorf("%d records of unproved evidence for all workspaces, want 1000", kept)
 	}
 	if l.record("w", unproved) || !l.record("w", proved) || !l.record("w", ours) {
-		t.Error("one cause pays for another")
+		t.Error("what is unproved takes from what is proved")
+	}
+	for _, spent := range []cause{unproved, proved, ours} {
+		l = newLimits(c.now)
+		for l.record("w", spent) {
+		}
+		for _, why := range []cause{unproved, proved, ours} {
+			if l.record("w", why) != (why != spent) {
+				t.Errorf("%s, when %s is used up: one cause pays for another", why, spent)
+			}
+		}
 	}
 }
 

@@ -144,7 +144,8 @@ func TestNothingHappensUnaudited(t *testing.T) {
 		r.broker.limits.record(other, ours)
 	}
 	wantCode(t, r.broker.foreignBlob(ctx, source{workspace: other}, "why"), CodeKeyBlob)
-	if r.broker.aggregate.counts[CodeKeyBlob] != 1 {
+	wantCode(t, r.broker.foreignBlob(ctx, source{workspace: other, object: "secret/x"}, "why"), CodeKeyBlob)
+	if r.broker.aggregate.counts[CodeKeyBlob] != 2 {
 		t.Errorf("not counted: %v", r.broker.aggregate.counts)
 	}
 }
