@@ -235,9 +235,9 @@ func InTx(ctx context.Context, fn func(ctx context.Context, tx pgx.Tx) error) er
 	})
 }
 
-// guard locks the flow's row, provided that the caller still holds it.
+// guard locks the flow's row, provided that the caller still holds it and that it stands where the caller believes.
 func (h *held) guard(ctx context.Context, tx pgx.Tx) error {
-	err := tx.QueryRow(ctx, queries["guard"], args{"id": h.ID, "epoch": h.Epoch}).Scan(&h.Cancel)
+	err := tx.QueryRow(ctx, queries["guard"], args{"id": h.ID, "epoch": h.Epoch, "step": h.Step, "backward": h.Backward}).Scan(&h.Cancel)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return ErrLost
 	}

@@ -53,9 +53,10 @@ FROM unnest(@ids::text[], @epochs::bigint[]) AS mine (id, epoch)
 WHERE f.id = mine.id AND f.epoch = mine.epoch AND f.state IN ('running', 'unwinding') AND f.lease_until > clock_timestamp()
 RETURNING f.id, f.cancel`,
 
+	// The step is part of it: a commit whose answer was lost has moved the flow on, and what its worker would write next is old.
 	"guard": `
 SELECT cancel FROM flow
-WHERE id = @id AND epoch = @epoch AND state IN ('running', 'unwinding') AND lease_until > clock_timestamp() FOR UPDATE`,
+WHERE id = @id AND epoch = @epoch AND step = @step AND backward = @backward AND state IN ('running', 'unwinding') AND lease_until > clock_timestamp() FOR UPDATE`,
 
 	"intent": `
 UPDATE flow SET intent_at = coalesce(intent_at, clock_timestamp())
