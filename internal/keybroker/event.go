@@ -31,6 +31,8 @@ func (b *Broker) Event(ctx context.Context, lease string, e door.Event, peer str
 		return door.EventAnswer{}, err
 	}
 	defer leave()
+	ctx, cancel := whole(ctx)
+	defer cancel()
 	var h holder
 	err = b.DB.QueryRow(ctx, `SELECT workspace, signing_key FROM broker_lease WHERE id = $1`, lease).Scan(&h.workspace, &h.signingKey)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -57,6 +59,10 @@ func (b *Broker) Event(ctx context.Context, lease string, e door.Event, peer str
 		return door.EventAnswer{}, fmt.Errorf("recording event %d of lease %s: %w", e.Seq, lease, err)
 	}
 	if refused != nil {
+		b.limits.peerRefused(peer)
+		if refused.Counted {
+			return door.EventAnswer{}, refused
+		}
 		b.Logger.Warn("event refused", zap.String("workspace", h.workspace), zap.String("code", refused.Code), zap.String("lease", lease))
 		return door.EventAnswer{}, refused
 	}

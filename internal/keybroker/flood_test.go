@@ -119,6 +119,14 @@ func TestHangingUpIsCharged(t *testing.T) {
 	if n := r.db.Stat().NewConnsCount() - before; n > 1 {
 		t.Errorf("%d new connections", n)
 	}
+	const other = "203.0.113.9"
+	for range peerBurst {
+		_, err := r.broker.Event(gone, "nobodys", door.Event{Seq: 1, Stage: door.Ready}, other)
+		wantCode(t, err, CodeLease)
+	}
+	if r.broker.limits.peerAllowed(other) {
+		t.Error("who sends events for nobody's lease has credit left")
+	}
 	r.prepareAndArm(testWorkspace)
 	g := r.boot(testWorkspace, 1)
 	c, req, err := g.challengeFor(door.Unlock)
@@ -170,6 +178,17 @@ func (r *rig) spend(peer string) {
 		if _, err := r.broker.Challenge(context.Background(), door.ChallengeRequest{Workspace: "nobody", Generation: 1, Purpose: door.Unlock}, peer); err == nil {
 			r.t.Fatal("a challenge for nobody")
 		}
+	}
+}
+
+// Who floods one workspace with bad evidence does not have the refusals of others go unrecorded.
+func TestOneWorkspaceTakesItsOwnRecordsOnly(t *testing.T) {
+	l := newLimits((&clock{at: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}).now)
+	for range 2 * keepBurst {
+		l.record("flooded", unproved)
+	}
+	if !l.record("other", unproved) {
+		t.Error("the flood of one workspace has used up what is kept of all")
 	}
 }
 

@@ -118,10 +118,9 @@ const (
 // record is whether a refusal is kept. Each cause has a bucket of its own for each workspace, so that nobody can have what
 // others do go unrecorded; what strangers send is bounded for all workspaces together as well, for it is kept for good.
 func (l *limits) record(workspace string, why cause) bool {
-	if why == unproved && !l.take(l.records, "", keepBurst, keepEvery, 1) {
-		return false
-	}
-	return l.take(l.records, string(why)+" "+workspace, recordBurst, recordEvery, 1)
+	// The workspace's own first: who floods one takes little of what is there for all.
+	return l.take(l.records, string(why)+" "+workspace, recordBurst, recordEvery, 1) &&
+		(why != unproved || l.take(l.records, "", keepBurst, keepEvery, 1))
 }
 
 // line is where requests wait whose address has spent its credit. They are not refused for it: they take turns in the order

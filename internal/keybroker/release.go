@@ -79,6 +79,9 @@ func (b *Broker) release(ctx context.Context, a *attempt, keys volumeKeys) (deci
 		return fmt.Errorf("nothing is released for purpose %q", a.challenge.Purpose)
 	})
 	if err != nil {
+		if d.refusal != nil && !d.refusal.Counted {
+			b.aggregate.add(d.refusal.Code) // it may not have been written
+		}
 		return decision{}, fmt.Errorf("deciding about a guest of workspace %s: %w", a.challenge.Workspace, err)
 	}
 	return d, nil

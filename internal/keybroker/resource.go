@@ -39,6 +39,8 @@ func (b *Broker) SessionSecret(ctx context.Context, who Bearer, r kbs.Resource, 
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := whole(ctx)
+	defer cancel()
 	a, key, err := b.resume(ctx, who)
 	leave()
 	if err != nil {
