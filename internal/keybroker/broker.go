@@ -232,11 +232,13 @@ func (b *Broker) flush(ctx context.Context) error {
 	return nil
 }
 
-// sweep is one pass of Run.
+// sweep is one pass of Run. The log comes last: one that stalls must not keep what strangers left from being cleared away.
 func (b *Broker) sweep(ctx context.Context) error {
-	if err := b.flush(ctx); err != nil {
-		return err
-	}
+	return errors.Join(b.clearOld(ctx), b.clearIdle(ctx), b.sweepSecrets(ctx), b.flush(ctx))
+}
+
+// clearOld deletes challenges and sessions that have run out.
+func (b *Broker) clearOld(ctx context.Context) error {
 	// What was granted is kept for a while, for answers that were lost. For a minute nothing is: see redeliver.
 	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_challenge WHERE expires_at < now() - interval '1 day'
 		OR expires_at < now() - interval '1 minute' AND outcome IS DISTINCT FROM 'granted'`); err != nil {
@@ -246,7 +248,7 @@ func (b *Broker) sweep(ctx context.Context) error {
 		OR expires_at < now() - interval '1 minute' AND attested_at IS NULL`); err != nil {
 		return fmt.Errorf("deleting old sessions: %w", err)
 	}
-	return errors.Join(b.clearIdle(ctx), b.sweepSecrets(ctx))
+	return nil
 }
 
 // bounded is a map that forgets an arbitrary entry when it is full: what it holds can always be read again.

@@ -24,7 +24,8 @@ type holder struct {
 }
 
 // Event records what a guest says about itself, signed with the key of its lease. Numbers only grow; the same event
-// again gets the same answer, and no number is above maxEvents: a guest has few stages. The answer to `formatted` is the broker's word that the header's hash is on record.
+// again gets the same answer, and no number is above maxEvents: a guest has few stages. The answer to `formatted` is the
+// broker's word that the header's hash is on record.
 func (b *Broker) Event(ctx context.Context, lease string, e door.Event, peer string) (door.EventAnswer, error) {
 	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/audit"
 	"github.com/eosc-siesta/siestad/internal/door"
 	"github.com/eosc-siesta/siestad/internal/ear"
 	"github.com/eosc-siesta/siestad/internal/kbs"
@@ -178,6 +179,41 @@ func (r *rig) spend(peer string) {
 		if _, err := r.broker.Challenge(context.Background(), door.ChallengeRequest{Workspace: "nobody", Generation: 1, Purpose: door.Unlock}, peer); err == nil {
 			r.t.Fatal("a challenge for nobody")
 		}
+	}
+}
+
+// stalledLog takes no entry of its own.
+type stalledLog struct{ Log }
+
+func (stalledLog) Refuse(context.Context, audit.Entry) (audit.Receipt, error) {
+	return audit.Receipt{}, errors.New("no sequencer")
+}
+
+// A log that stalls keeps nothing that strangers left from being cleared away, and loses no count.
+func TestSweepDoesNotWaitForTheLog(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.prepareAndArm(testWorkspace)
+	g := r.boot(testWorkspace, 1)
+	c, req, err := g.challengeFor(door.Unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used, nonce, _ := r.broker.ticket(c.Challenge)
+	if _, err := r.broker.consume(context.Background(), g.request(c, req, ""), used, nonce); err != nil {
+		t.Fatal(err)
+	}
+	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '2 minutes'`)
+	r.broker.Unreadable(stranger)
+	r.broker.Log = stalledLog{r.log}
+	if err := r.broker.sweep(context.Background()); err == nil {
+		t.Error("the fault is not told")
+	}
+	if n := r.count(`SELECT count(*) FROM broker_challenge`); n != 0 {
+		t.Errorf("%d challenges are left", n)
+	}
+	if n := r.broker.aggregate.counts[attest.CodeFormat]; n != 1 {
+		t.Errorf("%d refusals are counted still, want 1", n)
 	}
 }
 
