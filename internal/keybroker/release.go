@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -40,7 +39,6 @@ type standing struct {
 	lapsed     bool      // there is one that has run out and still counts as live
 	held       bool      // an earlier guest may still use the key, though its lease was ended; for an unlock
 	secretLive bool      // where the release is of a secret
-	floor      []byte    // digest of the floor file in force, nil for none
 }
 
 type leaseRow struct {
@@ -88,18 +86,16 @@ func (b *Broker) release(ctx context.Context, a *attempt, keys volumeKeys) (deci
 }
 
 // readStanding locks arm, volume and key, then reads the lease in a statement of its own: it must be seen as it is once
-// the locks are held, not as it was when the first statement began. The facts follow. All of it is one round trip.
+// the locks are held, not as it was when the first statement began. The facts follow. All of it is one round trip. Where
+// there is no such arm, volume or key, the zero value stays, in which nothing is open or active.
 func (b *Broker) readStanding(ctx context.Context, tx *postgres.Batches, a *attempt) (s standing, facts permit.FactSet, err error) {
 	batch := &pgx.Batch{}
-	batch.Queue(`SELECT a.state, a.epoch, a.report_id, v.state, coalesce(v.header_hash, '')
-		FROM broker_arm a JOIN broker_volume v USING (workspace)
-		WHERE a.workspace = $1 AND a.generation = $2 FOR UPDATE OF a FOR SHARE OF v`, a.challenge.Workspace, a.challenge.Generation).
-		QueryRow(func(row pgx.Row) error {
-			return row.Scan(&s.armState, &s.armEpoch, &s.reportID, &s.volume, &s.headerHash)
-		})
-	batch.Queue(`SELECT state = 'active' FROM broker_key WHERE workspace = $1 AND version = $2 FOR SHARE`, a.challenge.Workspace, a.version).
+	batch.Queue(`SELECT a.state, a.epoch, a.report_id, v.state, coalesce(v.header_hash, ''), k.state = 'active'
+		FROM broker_arm a JOIN broker_volume v USING (workspace) JOIN broker_key k USING (workspace)
+		WHERE a.workspace = $1 AND a.generation = $2 AND k.version = $3 FOR UPDATE OF a FOR SHARE OF v, k`,
+		a.challenge.Workspace, a.challenge.Generation, a.version).
 		Query(func(rows pgx.Rows) error {
-			_, err := pgx.ForEachRow(rows, []any{&s.keyActive}, func() error { return nil })
+			_, err := pgx.ForEachRow(rows, []any{&s.armState, &s.armEpoch, &s.reportID, &s.volume, &s.headerHash, &s.keyActive}, func() error { return nil })
 			return err
 		})
 	batch.Queue(`SELECT id, workspace, generation, epoch, report_id, signing_key, until <= now() FROM broker_lease
@@ -130,16 +126,11 @@ func (b *Broker) readStanding(ctx context.Context, tx *postgres.Batches, a *atte
 			})
 	}
 	b.Facts.QueueFacts(batch, b.query(a), &facts)
-	// After the facts, which hold the gate that putting a floor into force closes: it cannot change before the commit.
-	batch.Queue(`SELECT sha256 FROM security_floor WHERE state = 'active'`).Query(func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, []any{&s.floor}, func() error { return nil })
-		return err
-	})
 	if err := tx.Send(ctx, batch); err != nil {
 		return standing{}, permit.FactSet{}, fmt.Errorf("locking the guest and reading the facts: %w", err)
 	}
-	if !bytes.Equal(s.floor, a.floor) {
-		a.floor = s.floor
+	if !bytes.Equal(facts.Floor, a.floor) {
+		a.floor = facts.Floor
 		return standing{}, permit.FactSet{}, errFloorMoved
 	}
 	return s, facts, nil
@@ -419,9 +410,7 @@ func evidenceDigest(ev attest.Evidence) []byte {
 // Nothing in it needs a look before it commits: what its rows rest on was locked by readStanding, a refusal of evidence
 // rests on no row, and a second live lease breaks a unique index.
 func (b *Broker) writeDecision(ctx context.Context, tx *postgres.Batches, a *attempt, d *decision, batch *pgx.Batch, outcome, code string, checks []attest.Check) error {
-	if err := b.queueDecision(a, d, batch, outcome, code, checks); err != nil {
-		return err
-	}
+	b.queueDecision(a, d, batch, outcome, code, checks)
 	if err := tx.Commit(ctx, batch); err != nil {
 		return fmt.Errorf("writing the decision: %w", err)
 	}
@@ -430,11 +419,7 @@ func (b *Broker) writeDecision(ctx context.Context, tx *postgres.Batches, a *att
 
 // queueDecision adds the decision and the bytes that it rests on to a batch in which its audit entry is the last of all
 // entries.
-func (b *Broker) queueDecision(a *attempt, d *decision, batch *pgx.Batch, outcome, code string, checks []attest.Check) error {
-	list, err := json.Marshal(checks)
-	if err != nil {
-		return fmt.Errorf("encoding the checks: %w", err)
-	}
+func (b *Broker) queueDecision(a *attempt, d *decision, batch *pgx.Batch, outcome, code string, checks []attest.Check) {
 	name := func(body []byte) []byte {
 		if len(body) == 0 {
 			return nil
@@ -472,10 +457,9 @@ func (b *Broker) queueDecision(a *attempt, d *decision, batch *pgx.Batch, outcom
 		INSERT INTO broker_decision (id, workspace, generation, epoch, challenge, purpose, outcome, code, checks, tee, report, certificates,
 			event_log, policy, collateral, report_data, judged_at, lease, secret, entry)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)`,
-		d.id, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.req.Challenge, string(a.challenge.Purpose), outcome, code, list,
+		d.id, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.req.Challenge, string(a.challenge.Purpose), outcome, code, attest.AppendChecks(nil, checks),
 		string(a.judged.TEE), name(a.judged.Report), certificates, log, a.policyHash[:], a.collateral.digest[:], a.reportData[:], a.judgedAt, lease, secret, d.entry,
 		a.judged.Report, challengeOutcome)
-	return nil
 }
 
 func failedNames(checks []attest.Check) string {

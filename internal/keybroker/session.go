@@ -249,9 +249,7 @@ func (b *Broker) attest(ctx context.Context, a *attempt, peer string, more func(
 		if d.entry, err = b.Log.Queue(batch, b.entry(a, &d, a.action(), action, code)); err != nil {
 			return err
 		}
-		if err := b.queueDecision(a, &d, batch, outcome, code, checks); err != nil {
-			return err
-		}
+		b.queueDecision(a, &d, batch, outcome, code, checks)
 		if code == "" && more != nil {
 			// After the decision, for what the session points to is stored with it.
 			more(batch, d)

@@ -37,12 +37,14 @@ type FactQuery struct {
 	Key     string
 }
 
-// FactSet is the human part of the invariant.
+// FactSet is the human part of the invariant, with the name of the floor that two people put into force: until the
+// transaction ends neither changes.
 type FactSet struct {
 	Permit   Fact
 	Project  Fact
 	Image    Fact
 	NoFreeze Fact
+	Floor    []byte // SHA-256 of the security floor in force; nil for none
 }
 
 // factsQuery reads the permission rows in one round trip and locks those that exist against change until the
@@ -68,7 +70,8 @@ freezes AS (
     OR (kind = 'key'  AND $9 <> '' AND value = $9))
   ORDER BY id LIMIT 1)
 SELECT (SELECT id FROM lock_permit), (SELECT state FROM lock_project), (SELECT valid FROM lock_project),
-       (SELECT member FROM lock_project), (SELECT valid_until FROM lock_project), (SELECT state FROM lock_image), (SELECT kind FROM freezes)`
+       (SELECT member FROM lock_project), (SELECT valid_until FROM lock_project), (SELECT state FROM lock_image), (SELECT kind FROM freezes),
+       (SELECT sha256 FROM security_floor WHERE state = 'active')`
 
 // freezeGate is the advisory lock that orders new freezes against releases: a freeze inserts a row that no release can
 // lock beforehand, so placing one takes the gate exclusively and reading the facts takes it shared. Releases do not
@@ -105,8 +108,9 @@ func (s *Service) QueueFacts(batch *pgx.Batch, q FactQuery, set *FactSet) {
 			permitID, projectState, imageState, frozen *string
 			projectValid, member                       *bool
 			validUntil                                 *time.Time
+			floor                                      []byte
 		)
-		if err := row.Scan(&permitID, &projectState, &projectValid, &member, &validUntil, &imageState, &frozen); err != nil {
+		if err := row.Scan(&permitID, &projectState, &projectValid, &member, &validUntil, &imageState, &frozen, &floor); err != nil {
 			return err
 		}
 		*set = FactSet{
@@ -114,6 +118,7 @@ func (s *Service) QueueFacts(batch *pgx.Batch, q FactQuery, set *FactSet) {
 			Project:  projectFact(q.Project, projectState, projectValid, member, validUntil),
 			Image:    imageFact(imageState),
 			NoFreeze: freezeFact(frozen),
+			Floor:    floor,
 		}
 		return nil
 	})
