@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -155,7 +154,7 @@ func kbsCookie(r *http.Request) string {
 }
 
 func (s *Server) kbsBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, bool) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	body, err := door.ReadBody(http.MaxBytesReader(w, r.Body, limit), r.ContentLength)
 	if err != nil {
 		if errors.As(err, new(*http.MaxBytesError)) {
 			err = kbs.TooLarge()

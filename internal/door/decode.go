@@ -2,16 +2,28 @@ package door
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/go-json-experiment/json"
 )
 
 const (
 	maxDepth = 4
 	maxNames = 64
 )
+
+// ReadBody reads a request's body, which r bounds. declared is its Content-Length: it saves the room that io.ReadAll would
+// try out, and is believed for as much as an ordinary request has.
+func ReadBody(r io.Reader, declared int64) ([]byte, error) {
+	var body bytes.Buffer
+	body.Grow(int(min(max(declared, 0), ordinaryBody)) + bytes.MinRead)
+	_, err := body.ReadFrom(r)
+	return body.Bytes(), err
+}
+
+const ordinaryBody = 16 << 10
 
 type checked interface{ check() error }
 
@@ -23,14 +35,10 @@ func decode[T checked](body []byte, limit int, what string) (T, error) {
 	if err := checkNames(body); err != nil {
 		return zero, fmt.Errorf("decoding %s: %w", what, err)
 	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&v); err != nil {
+	// Not encoding/json: that takes three times as long, and a twentieth of a release.
+	if err := json.Unmarshal(body, &v, json.RejectUnknownMembers(true)); err != nil {
 		// The text of a JSON error may quote the input, and the input may be evidence.
 		return zero, fmt.Errorf("decoding %s: not the JSON object expected here", what)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return zero, fmt.Errorf("decoding %s: something follows the end", what)
 	}
 	if err := v.check(); err != nil {
 		return zero, fmt.Errorf("decoding %s: %w", what, err)
