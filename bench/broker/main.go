@@ -20,12 +20,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/eosc-siesta/siestad/internal/keybroker"
 )
 
 func main() {
@@ -54,6 +57,8 @@ func run(ctx context.Context) error {
 	connections := flag.Int("connections", 32, "connections of the client")
 	keep := flag.String("cpuprofile", "", "keep the CPU profile in this file")
 	flag.Parse()
+	debug.SetGCPercent(keybroker.Collection) // as the daemon does
+	debug.SetMemoryLimit(keybroker.CollectionLimit)
 	dir, err := os.MkdirTemp("", "bench-broker-")
 	if err != nil {
 		return err

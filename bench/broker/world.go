@@ -187,7 +187,7 @@ func (w *world) listen(ctx context.Context) error {
 		answer(rw, map[string]bool{"ok": ecdsa.VerifyASN1(&key.PublicKey, digest[:], signature)}, nil)
 	})
 	mux.HandleFunc("POST /v1/grants", func(rw http.ResponseWriter, req *http.Request) {
-		body, err := io.ReadAll(http.MaxBytesReader(rw, req.Body, door.MaxGrantRequest))
+		body, err := door.ReadBody(http.MaxBytesReader(rw, req.Body, door.MaxGrantRequest), req.ContentLength)
 		if err != nil {
 			answer(rw, nil, err)
 			return

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -43,6 +45,7 @@ func serve(ctx context.Context, c *Config) error {
 		return err
 	}
 	defer func() { _ = logger.Sync() }()
+	collectSeldom()
 	if banner != "" {
 		logger.Warn("development build: it can trust simulated hardware")
 	}
@@ -189,6 +192,16 @@ func serve(ctx context.Context, c *Config) error {
 		}
 	}
 	return served
+}
+
+// collectSeldom spares the collector's work, unless whoever started the process has said how it is to be done.
+func collectSeldom() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(keybroker.Collection)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(keybroker.CollectionLimit)
+	}
 }
 
 func newLogger(level string) (*zap.Logger, error) {
