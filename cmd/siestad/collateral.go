@@ -107,7 +107,7 @@ func collateralCommand(out io.Writer) *cobra.Command {
 	var config string
 	root := &cobra.Command{Use: "collateral", Short: "What processor vendors say of the hardware: import, export, list"}
 	root.PersistentFlags().StringVar(&config, "config", "/etc/siestad/siestad.yaml", "configuration file")
-	with := func(use, short string, args cobra.PositionalArgs, run func(context.Context, *collateral.Service, []string) error) {
+	with := func(use, short string, args cobra.PositionalArgs, open func(context.Context, *pgxpool.Pool, *Config) (*audit.Recorder, error), run func(context.Context, *collateral.Service, []string) error) {
 		root.AddCommand(&cobra.Command{Use: use, Short: short, Args: args, RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := loadConfig(config)
 			if err != nil {
@@ -125,11 +125,7 @@ func collateralCommand(out io.Writer) *cobra.Command {
 			if err := postgres.CheckSchema(cmd.Context(), db); err != nil {
 				return err
 			}
-			logKey, err := readKey(c.Log.KeyFile)
-			if err != nil {
-				return err
-			}
-			recorder, err := audit.OpenRecorder(cmd.Context(), db, c.Log.Origin, logKey)
+			recorder, err := open(cmd.Context(), db, c)
 			if err != nil {
 				return err
 			}
@@ -140,7 +136,17 @@ func collateralCommand(out io.Writer) *cobra.Command {
 			return run(cmd.Context(), service, args)
 		}})
 	}
-	with("import FILE", "Store a bundle: all of its objects, or none", cobra.ExactArgs(1), func(ctx context.Context, s *collateral.Service, args []string) error {
+	records := func(ctx context.Context, db *pgxpool.Pool, c *Config) (*audit.Recorder, error) {
+		key, err := readKey(c.Log.KeyFile)
+		if err != nil {
+			return nil, err
+		}
+		return audit.OpenRecorder(ctx, db, c.Log.Origin, key)
+	}
+	reads := func(context.Context, *pgxpool.Pool, *Config) (*audit.Recorder, error) {
+		return &audit.Recorder{}, nil // it refuses every entry
+	}
+	with("import FILE", "Store a bundle: all of its objects, or none", cobra.ExactArgs(1), records, func(ctx context.Context, s *collateral.Service, args []string) error {
 		file, err := os.Open(args[0])
 		if err != nil {
 			return fmt.Errorf("reading bundle: %w", err)
@@ -153,14 +159,14 @@ func collateralCommand(out io.Writer) *cobra.Command {
 		fmt.Fprintf(out, "%d objects are stored.\n", n)
 		return nil
 	})
-	with("export FILE", "Write what is in force into a bundle", cobra.ExactArgs(1), func(ctx context.Context, s *collateral.Service, args []string) error {
+	with("export FILE", "Write what is in force into a bundle", cobra.ExactArgs(1), reads, func(ctx context.Context, s *collateral.Service, args []string) error {
 		file, err := os.OpenFile(args[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return fmt.Errorf("writing bundle: %w", err)
 		}
 		return errors.Join(s.Export(ctx, file), file.Close())
 	})
-	with("list", "Say what is kept, and until when it holds", cobra.NoArgs, func(ctx context.Context, s *collateral.Service, _ []string) error {
+	with("list", "Say what is kept, and until when it holds", cobra.NoArgs, reads, func(ctx context.Context, s *collateral.Service, _ []string) error {
 		items, err := s.List(ctx)
 		if err != nil {
 			return err

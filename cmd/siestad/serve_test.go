@@ -251,6 +251,36 @@ func TestServeRefuses(t *testing.T) {
 	}
 }
 
+// TestWhatOnlyReadsTakesNothing: listing and exporting what vendors say needs no log key, and leaves the log's tables alone.
+func TestWhatOnlyReadsTakesNothing(t *testing.T) {
+	dsn := pgtest.DSN(t)
+	config := writeConfig(t, "host=/run/postgresql dbname=siesta", dsn)
+	db, err := postgres.Open(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	given := func() (ids int64) {
+		t.Helper()
+		if err := db.QueryRow(t.Context(), `SELECT sum(until) FROM audit_program`).Scan(&ids); err != nil {
+			t.Fatal(err)
+		}
+		return ids
+	}
+	before := given()
+	file := filepath.Join(t.TempDir(), "bundle")
+	for _, args := range [][]string{{"list"}, {"export", file}} {
+		command := collateralCommand(io.Discard)
+		command.SetArgs(append(args, "--config", config))
+		if err := command.ExecuteContext(t.Context()); err != nil {
+			t.Errorf("%s: %v", args[0], err)
+		}
+		if given() != before {
+			t.Errorf("%s: it was given ids", args[0])
+		}
+	}
+}
+
 func TestConfigPathIsNamed(t *testing.T) {
 	_, err := loadConfig(filepath.Join(t.TempDir(), "absent.yaml"))
 	if err == nil || !strings.Contains(err.Error(), "absent.yaml") {

@@ -23,20 +23,16 @@ import (
 // Recorder refuses every entry.
 type Recorder struct {
 	key []byte
-	tag int64 // tells programs that append in the same microsecond apart
 
 	mu   sync.Mutex
-	last int64
+	span span
 }
 
 const (
 	macLabel = "siesta/audit-inbox/v1"
-	tagBits  = 10
 	// firstID is above every id from before ids were authenticated.
 	firstID ID = 1 << 60
 )
-
-const sqlProgram = `SELECT nextval('audit_program'), coalesce((SELECT checkpoint FROM audit_batch ORDER BY size DESC LIMIT 1), '')`
 
 // OpenRecorder returns a Recorder for the log of this origin that signer signs,
 // for a program that does not lead the log. It refuses a key that is not the
@@ -50,9 +46,8 @@ func OpenRecorder(ctx context.Context, db *pgxpool.Pool, origin string, signer e
 	if err != nil {
 		return nil, fmt.Errorf("opening audit recorder: %w", err)
 	}
-	var program int64
 	var newest []byte
-	if err := db.QueryRow(ctx, sqlProgram).Scan(&program, &newest); err != nil {
+	if err := db.QueryRow(ctx, sqlNewestBatch).Scan(&newest); err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return nil, fmt.Errorf("opening audit recorder: %w", err)
 	}
 	if len(newest) > 0 {
@@ -60,14 +55,26 @@ func OpenRecorder(ctx context.Context, db *pgxpool.Pool, origin string, signer e
 			return nil, fmt.Errorf("opening audit recorder: the log in the database was signed with another key or origin (log.key_file, log.origin): %w", err)
 		}
 	}
-	return NewRecorder(signer, program)
+	r, err := newRecorder(signer, span{})
+	if err != nil {
+		return nil, err
+	}
+	if err := r.take(ctx, db, time.Now()); err != nil {
+		return nil, fmt.Errorf("opening audit recorder: %w", err)
+	}
+	return r, nil
 }
 
 var errNoKey = errors.New("opening audit recorder: the key is not an Ed25519 private key")
 
-// NewRecorder returns a Recorder for the log that signer signs. program tells
-// it from other programs that append to the same log.
-func NewRecorder(signer ed25519.PrivateKey, program int64) (*Recorder, error) {
+// NewRecorder returns a Recorder for the log that signer signs, with a number that
+// no database gave: the caller answers for it that no other program has it.
+func NewRecorder(signer ed25519.PrivateKey, number int64) (*Recorder, error) {
+	const end = 1 << (63 - numberBits)
+	return newRecorder(signer, span{number: number & (1<<numberBits - 1), follow: end - 1, until: end})
+}
+
+func newRecorder(signer ed25519.PrivateKey, s span) (*Recorder, error) {
 	if len(signer) != ed25519.PrivateKeySize {
 		return nil, errNoKey
 	}
@@ -75,7 +82,7 @@ func NewRecorder(signer ed25519.PrivateKey, program int64) (*Recorder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening audit recorder: %w", err)
 	}
-	return &Recorder{key: key, tag: program & (1<<tagBits - 1)}, nil
+	return &Recorder{key: key, span: s}, nil
 }
 
 // mac authenticates that the entry of this id has these bytes.
@@ -90,14 +97,11 @@ func (r *Recorder) made(id ID, leaf tlog.Hash, mac []byte) bool {
 	return hmac.Equal(mac, r.mac(id, leaf))
 }
 
-// next returns a new id. ids grow with time, which keeps the inbox in order. Two
-// programs could make the same only if one started 1,024 programs after the
-// other and their clocks agreed to the microsecond; the log would stop at it.
-func (r *Recorder) next(now time.Time) ID {
+// next returns a new id. ids grow with time, which keeps the inbox in order.
+func (r *Recorder) next(now time.Time) (ID, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.last = max(r.last+1, now.UnixMicro())
-	return ID(r.last<<tagBits | r.tag)
+	return r.span.next(now)
 }
 
 // seal makes an entry ready to be stored.
@@ -106,7 +110,10 @@ func (r *Recorder) seal(e Entry) (sealed, error) {
 		return sealed{}, errors.New("sealing audit entry: no recorder")
 	}
 	now := time.Now()
-	id := r.next(now)
+	id, err := r.next(now)
+	if err != nil {
+		return sealed{}, fmt.Errorf("sealing audit entry: %w", err)
+	}
 	s, err := e.seal(id, now)
 	if err != nil {
 		return sealed{}, err

@@ -62,7 +62,7 @@ type Entry struct {
 	Personal map[string]string
 }
 
-// ID names an entry before it has a leaf index, and stands in its body: see Recorder.next.
+// ID names an entry before it has a leaf index, and stands in its body: see span.
 type ID int64
 
 // Bounds of an entry. A leaf must also fit the 16-bit length of an entry bundle.

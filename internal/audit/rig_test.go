@@ -32,11 +32,19 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	recorder, err := NewRecorder(testKey, 1)
+	r := &rig{T: t, db: pgtest.New(t)}
+	r.recorder = r.program()
+	return r
+}
+
+// program opens the log as a program does that records and does not lead.
+func (r *rig) program() *Recorder {
+	r.Helper()
+	recorder, err := OpenRecorder(r.context(), r.db, origin, testKey)
 	if err != nil {
-		t.Fatal(err)
+		r.Fatal(err)
 	}
-	return &rig{t, pgtest.New(t), recorder}
+	return recorder
 }
 
 // log makes a Log without running it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -39,6 +40,11 @@ type lead struct {
 // Run leads the log whenever no other process does, until ctx ends. It returns
 // an error only when the log must not be signed any further: that needs a human.
 func (l *Log) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	beside.Go(func() { l.retake(ctx, l.db, l.logger) })
+	defer beside.Wait()
+	defer stop()
 	var unsettled []*queued // in a batch whose commit was not seen
 	defer func() {
 		l.turnAway()

@@ -271,20 +271,6 @@ func TestWrongKeyRefuses(t *testing.T) {
 	}
 }
 
-// TestProgramsHaveNumbers: two programs that append in the same microsecond
-// give different ids.
-func TestProgramsHaveNumbers(t *testing.T) {
-	r := newRig(t)
-	now := time.Now()
-	seen := map[ID]bool{}
-	for range 50 {
-		seen[r.log().next(now)] = true
-	}
-	if len(seen) != 50 {
-		t.Errorf("50 programs gave %d ids", len(seen))
-	}
-}
-
 // TestEntriesFromBeforeCodesAreAnswered: whoever repeats a request from before an
 // upgrade gets its receipt.
 func TestEntriesFromBeforeCodesAreAnswered(t *testing.T) {
@@ -341,7 +327,7 @@ func TestEveryQueryPrepares(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, sql := range []string{
-		sqlAppend, sqlProgram, sqlFind, sqlAcquire, sqlRenew, sqlYield, sqlTune, sqlWaiting, sqlFence, sqlMove, sqlDirect, sqlDirectOpenings, sqlTiles,
+		sqlAppend, sqlSpan, sqlFind, sqlAcquire, sqlRenew, sqlYield, sqlTune, sqlWaiting, sqlFence, sqlMove, sqlDirect, sqlDirectOpenings, sqlTiles,
 		sqlBatch, sqlHead, sqlNewestBatch, sqlEdgeLeaves, sqlEdgeRoots, sqlReadTiles, sqlGet, list, sqlErase, sqlBundle,
 		sqlExportUntil, sqlExportBatch, sqlExportEntry, sqlExportTile,
 	} {
