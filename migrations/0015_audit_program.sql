@@ -11,3 +11,18 @@ CREATE TABLE audit_program (
 );
 INSERT INTO audit_program SELECT n, greatest(1::bigint << 50, 1 + (greatest((SELECT max(id) FROM audit_inbox), (SELECT max(id) FROM audit_entry)) >> 10))
 FROM generate_series(0, 1023) n;
+
+-- The log has a key (in the signed-note form, which names its origin too) from the moment the first program opens it to record,
+-- and no longer only once one has led. '' on logs from before: the first program whose key has signed the newest checkpoint
+-- puts it here.
+ALTER TABLE audit_head ADD COLUMN key text NOT NULL DEFAULT '' CHECK (octet_length(key) <= 1024);
+ALTER TABLE audit_head DROP COLUMN origin;
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION audit_head_forward() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.size < OLD.size OR NEW.epoch < OLD.epoch OR (OLD.key <> '' AND NEW.key <> OLD.key) THEN
+        RAISE EXCEPTION 'UPDATE of audit_head is refused: it would go back' USING ERRCODE = 'SA001';
+    END IF;
+    RETURN NEW;
+END $$;
+-- +goose StatementEnd

@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/eosc-siesta/siestad/internal/postgres"
 )
 
 // Recorder appends entries. It names each and authenticates it, so that the
@@ -34,26 +36,47 @@ const (
 	firstID ID = 1 << 60
 )
 
+const (
+	// Where the log has a key this writes, and waits for, nothing.
+	sqlGiveKey = `UPDATE audit_head SET key = $1 WHERE key = ''`
+	sqlLogKey  = `SELECT key, coalesce((SELECT checkpoint FROM audit_batch ORDER BY size DESC LIMIT 1), '') FROM audit_head`
+)
+
 // OpenRecorder returns a Recorder for the log of this origin that signer signs,
-// for a program that does not lead the log. It refuses a key that is not the
-// one of the stored log: what is recorded under it would stop the log, until a
-// human takes it out.
+// for a program that does not lead the log. The first program to open a log gives
+// it its key, for ever. OpenRecorder refuses a key that is not the stored log's:
+// what is recorded under it would stop the log, until a human takes it out.
 func OpenRecorder(ctx context.Context, db *pgxpool.Pool, origin string, signer ed25519.PrivateKey) (*Recorder, error) {
 	if len(signer) != ed25519.PrivateKeySize {
 		return nil, errNoKey
 	}
-	verify, err := NewVerifier(VerifierKey(origin, signer.Public().(ed25519.PublicKey)))
+	key := VerifierKey(origin, signer.Public().(ed25519.PublicKey))
+	verify, err := NewVerifier(key)
 	if err != nil {
 		return nil, fmt.Errorf("opening audit recorder: %w", err)
 	}
-	var newest []byte
-	if err := db.QueryRow(ctx, sqlNewestBatch).Scan(&newest); err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return nil, fmt.Errorf("opening audit recorder: %w", err)
-	}
-	if len(newest) > 0 {
-		if _, err := verify.Checkpoint(newest); err != nil {
-			return nil, fmt.Errorf("opening audit recorder: the log in the database was signed with another key or origin (log.key_file, log.origin): %w", err)
+	err = postgres.InTx(ctx, db, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, sqlGiveKey, key); err != nil {
+			return err
 		}
+		var have string
+		var newest []byte
+		if err := tx.QueryRow(ctx, sqlLogKey).Scan(&have, &newest); err != nil {
+			return err
+		}
+		if have != key {
+			return fmt.Errorf("the log in the database has the key %s, and this program %s: set log.key_file and log.origin to what the log began with; another log needs a database of its own", have, key)
+		}
+		if len(newest) == 0 {
+			return nil
+		}
+		if _, err := verify.Checkpoint(newest); err != nil {
+			return fmt.Errorf("the log in the database was signed with another key or origin than this program's %s: set log.key_file and log.origin to what the log began with: %w", key, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening audit recorder: %w", err)
 	}
 	r, err := newRecorder(signer, span{})
 	if err != nil {

@@ -72,9 +72,8 @@ func (l *Log) Run(ctx context.Context) error {
 }
 
 const (
-	sqlAcquire = `UPDATE audit_head SET epoch = epoch + 1, holder = $1, lease_until = clock_timestamp() + $2::interval,
-    origin = CASE origin WHEN '' THEN $3 ELSE origin END
-WHERE lease_until < clock_timestamp() OR holder = $1 RETURNING epoch, size, root, origin`
+	sqlAcquire = `UPDATE audit_head SET epoch = epoch + 1, holder = $1, lease_until = clock_timestamp() + $2::interval
+WHERE lease_until < clock_timestamp() OR holder = $1 RETURNING epoch, size, root, key`
 	sqlRenew = `UPDATE audit_head SET lease_until = clock_timestamp() + $2::interval WHERE epoch = $1`
 	sqlYield = `UPDATE audit_head SET lease_until = '-infinity', holder = '' WHERE epoch = $1`
 )
@@ -147,8 +146,8 @@ type headRow struct {
 
 func (t *lead) acquire(ctx context.Context) (headRow, bool, error) {
 	var h headRow
-	var origin string
-	rows, err := t.conn.Query(ctx, sqlAcquire, t.log.holder, t.log.lease, t.log.sign.origin)
+	var key string
+	rows, err := t.conn.Query(ctx, sqlAcquire, t.log.holder, t.log.lease)
 	if err != nil {
 		return h, false, fmt.Errorf("acquiring the lead: %w", err)
 	}
@@ -159,11 +158,11 @@ func (t *lead) acquire(ctx context.Context) (headRow, bool, error) {
 		}
 		return h, false, nil
 	}
-	if err := rows.Scan(&t.epoch, &h.size, &h.root, &origin); err != nil {
+	if err := rows.Scan(&t.epoch, &h.size, &h.root, &key); err != nil {
 		return h, false, fmt.Errorf("acquiring the lead: %w", err)
 	}
-	if origin != t.log.sign.origin {
-		return h, false, fmt.Errorf("%w: its origin is %q and this program signs for %q", errTampered, origin, t.log.sign.origin)
+	if key != t.log.key {
+		return h, false, fmt.Errorf("%w: its key is %q and this program's %q", errTampered, key, t.log.key)
 	}
 	return h, true, nil
 }

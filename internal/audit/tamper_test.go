@@ -37,7 +37,7 @@ func TestTriggersRefuse(t *testing.T) {
 		`TRUNCATE audit_inbox`,
 		`UPDATE audit_head SET size = size - 1`,
 		`UPDATE audit_head SET epoch = 0`,
-		`UPDATE audit_head SET origin = 'other'`,
+		`UPDATE audit_head SET key = 'other'`,
 		`DELETE FROM audit_head`,
 		`SET session_replication_role = replica; UPDATE audit_entry SET object = 'x'`,
 		`SET session_replication_role = replica; DELETE FROM audit_inbox`,
@@ -346,7 +346,7 @@ func TestSignerRefusesTamperedEdge(t *testing.T) {
 		"all gone":   `DELETE FROM audit_batch`,
 		"head":       `UPDATE audit_head SET root = sha256('x')`,
 		"size":       `UPDATE audit_head SET size = 299`,
-		"origin":     `UPDATE audit_head SET origin = 'elsewhere'`,
+		"key":        `UPDATE audit_head SET key = 'elsewhere'`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
