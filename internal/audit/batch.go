@@ -110,14 +110,18 @@ func (t *lead) batch(ctx context.Context, direct []*queued) (int, error) {
 	return len(leaves), nil
 }
 
-// twice makes an error that would come again for ever one that a human sees: an
-// entry that waits has the id of one that stands in the log.
+// twice makes an error that would come again for ever one that a human sees: what
+// is to be stored stands in the log already, by its id or by its index.
 func twice(err error) error {
 	var fault *pgconn.PgError
-	if errors.As(err, &fault) && fault.Code == "23505" && fault.TableName == "audit_entry" {
-		return fmt.Errorf("%w: %s (%s)", errTampered, "an entry that waits has the id of one in the log", fault.Detail)
+	if !errors.As(err, &fault) || fault.Code != "23505" || fault.TableName != "audit_entry" {
+		return err
 	}
-	return err
+	problem := "an entry that waits has the id of one in the log"
+	if fault.ConstraintName == "audit_entry_pkey" {
+		problem = "behind the signed head, where the next entry belongs, stands one that was not signed"
+	}
+	return fmt.Errorf("%w: %s (%s)", errTampered, problem, fault.Detail)
 }
 
 // begin opens the transaction, raises the fence and stores queued entries.

@@ -224,7 +224,7 @@ func TestReplayedEntryIsFound(t *testing.T) {
 	r.fill(l, 5)
 	_ = stop()
 	r.exec(replay)
-	if err := r.log().Run(r.context()); !errors.Is(err, errTampered) {
+	if err := r.log().Run(r.context()); !errors.Is(err, errTampered) || !strings.Contains(err.Error(), "has the id of one") {
 		t.Errorf("with the constraint: %v", err)
 	}
 	r.exec(`ALTER TABLE audit_entry DROP CONSTRAINT audit_entry_id_key`)
@@ -233,6 +233,25 @@ func TestReplayedEntryIsFound(t *testing.T) {
 	_, err := l.verify.VerifyExport(bytes.NewReader(r.export(again)), nil)
 	if b := r.badLog(err); b.First != 5 || !strings.Contains(b.Problem, "at 3") {
 		t.Errorf("without it: %v", b)
+	}
+}
+
+// TestEntryBehindTheHead: somebody puts a row where the next entry belongs. The
+// sequencer stops and says so.
+func TestEntryBehindTheHead(t *testing.T) {
+	r := newRig(t)
+	l := r.log()
+	stop := r.start(l)
+	r.fill(l, 5)
+	_ = stop()
+	r.exec(`INSERT INTO audit_entry SELECT 5, 1, at, action, object, project, outcome, body, mac FROM audit_entry WHERE leaf_index = 3`)
+	r.append(entry(5))
+	err := r.log().Run(r.context())
+	if !errors.Is(err, errTampered) || !strings.Contains(err.Error(), "behind the signed head") || !strings.Contains(err.Error(), "(leaf_index)=(5)") {
+		t.Errorf("the sequencer says %v", err)
+	}
+	if head := r.head(l); head.Size != 5 {
+		t.Errorf("%d entries are signed", head.Size)
 	}
 }
 
