@@ -32,6 +32,8 @@
 //   - Nothing is signed before the stored tree has been rebuilt, found equal to
 //     the stored head, and found to extend the last checkpoint remembered
 //     outside the database.
+//   - No two entries have the same id, and no two programs the same ids to give:
+//     see span. A log has one key, from the first program that opened it.
 //
 // # Trust
 //
