@@ -7,6 +7,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 )
 
 // printer writes tables for people and, with -o json, the server's own JSON for scripts.
@@ -34,6 +35,9 @@ func (p printer) table(heading []string, rows [][]string) error {
 	w := tabwriter.NewWriter(p.out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, strings.Join(heading, "\t"))
 	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = plain(cell)
+		}
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	return w.Flush()
@@ -44,10 +48,28 @@ func (p printer) fields(pairs ...string) error {
 	w := tabwriter.NewWriter(p.out, 0, 4, 2, ' ', 0)
 	for i := 0; i+1 < len(pairs); i += 2 {
 		if pairs[i+1] != "" {
-			fmt.Fprintf(w, "%s\t%s\n", pairs[i], pairs[i+1])
+			fmt.Fprintf(w, "%s\t%s\n", pairs[i], plain(pairs[i+1]))
 		}
 	}
 	return w.Flush()
+}
+
+// plain keeps what other people wrote, such as a reason, from commanding the terminal or breaking a table.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// short cuts what is longer than anybody reads in a table, such as the id of a chip; -o json has all of it.
+func short(s string) string {
+	if runes := []rune(s); len(runes) > 64 {
+		return string(runes[:63]) + "…"
+	}
+	return s
 }
 
 func seconds(s float64) string {

@@ -251,7 +251,7 @@ func (a *app) follow(ctx context.Context, service api, id string) error {
 			}
 			seen[s.Name] = now
 			if !a.printer().json {
-				fmt.Fprintf(a.out, "  %-10s %-16s %s\n", s.State, s.Name, s.explain())
+				fmt.Fprintf(a.out, "  %-10s %-16s %s\n", s.State, s.Name, plain(s.explain()))
 			}
 		}
 		if op.ended() {
