@@ -32,15 +32,39 @@ type problem struct {
 	Detail string `json:"detail"`
 	Next   string `json:"next"`
 	Code   string `json:"code"`
+	// Instance names the request to whoever runs the service.
+	Instance   string `json:"instance"`
+	RetryAfter int    `json:"retry_after"`
+	Errors     []struct {
+		Where string `json:"where"`
+		What  string `json:"what"`
+	} `json:"errors"`
+	Facts []factView `json:"facts"`
 }
 
+// Error has everything that next may speak of, under the name that it has there.
 func (p *problem) Error() string {
 	text := p.Detail
 	if text == "" {
 		text = p.Title
 	}
+	text = plain(text)
+	for _, e := range p.Errors {
+		text += "\n  errors: " + plain(e.Where+": "+e.What)
+	}
+	for _, f := range p.Facts {
+		if !f.Holds {
+			text += "\n  facts: " + plain(f.Name+": "+f.Why+"; who can fix it: "+f.Fix)
+		}
+	}
+	if p.RetryAfter > 0 {
+		text += fmt.Sprintf("\n  retry after: %d seconds", p.RetryAfter)
+	}
 	if p.Next != "" {
-		text += "\n  next: " + p.Next
+		text += "\n  next: " + plain(p.Next)
+	}
+	if p.Status >= 500 && p.Instance != "" {
+		text += "\n  request id: " + plain(strings.TrimPrefix(p.Instance, "urn:siestad:request:"))
 	}
 	return text
 }
@@ -124,10 +148,15 @@ func (a api) send(ctx context.Context, method, path string, query url.Values, he
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
 	resp, err := httpClient.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	switch {
+	case ctx.Err() != nil && err != nil:
+		return nil, err // the person has had enough
+	case err != nil:
+		return nil, fmt.Errorf("asking the service: %w\n  next: see that it runs, and that this is its address (--server, SIESTA_SERVER)", err)
 	}
-	if resp.StatusCode/100 == 2 {
+	// A page for a browser is of somebody else: a proxy, a portal, a login in between.
+	page := strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html")
+	if resp.StatusCode/100 == 2 && !page {
 		return resp, nil
 	}
 	data, err := readAll(resp, 1<<20)
@@ -136,7 +165,7 @@ func (a api) send(ctx context.Context, method, path string, query url.Values, he
 	}
 	p := &problem{Status: resp.StatusCode}
 	if json.Unmarshal(data, p) != nil || p.Title == "" {
-		return nil, fmt.Errorf("%s %s: the server answered %s", method, path, resp.Status)
+		return nil, fmt.Errorf("%s %s: what answered %s is not siestad\n  next: see that %s is its address (--server, SIESTA_SERVER), and that it runs", method, path, resp.Status, a.server)
 	}
 	return nil, p
 }

@@ -35,6 +35,9 @@ func list[T any](ctx context.Context, a *app, path string, query url.Values, hea
 		if err != nil {
 			return err
 		}
+		if p.Items == nil { // an empty list is one, too; another answer must not look like it
+			return fmt.Errorf("GET %s: what answered is not siestad\n  next: see that %s is its address (--server, SIESTA_SERVER)", path, service.server)
+		}
 		for _, item := range p.Items {
 			var v T
 			if err := json.Unmarshal(item, &v); err != nil {

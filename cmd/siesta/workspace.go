@@ -46,6 +46,13 @@ type stepView struct {
 	AgeSeconds float64  `json:"age_seconds"`
 }
 
+type factView struct {
+	Name  string `json:"name"`
+	Holds bool   `json:"holds"`
+	Why   string `json:"why"`
+	Fix   string `json:"fix"`
+}
+
 func (o operationView) ended() bool {
 	return o.State == "succeeded" || o.State == "failed" || o.State == "parked"
 }
@@ -283,17 +290,11 @@ func (a *app) outcome(op operationView, body []byte) error {
 }
 
 func (a *app) explain() *cobra.Command {
-	type fact struct {
-		Name  string `json:"name"`
-		Holds bool   `json:"holds"`
-		Why   string `json:"why"`
-		Fix   string `json:"fix"`
-	}
 	type explanation struct {
-		Facts []fact `json:"facts"`
-		Stage string `json:"stage"`
-		Guest string `json:"guest"`
-		Next  string `json:"next"`
+		Facts []factView `json:"facts"`
+		Stage string     `json:"stage"`
+		Guest string     `json:"guest"`
+		Next  string     `json:"next"`
 	}
 	return &cobra.Command{
 		Use: "explain WORKSPACE", Short: "Say which facts allow a key release, and who can fix the others", Args: cobra.ExactArgs(1),
