@@ -154,5 +154,6 @@ func (a *app) signFloor() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&keyFile, "key", "", "Ed25519 private key (PKCS#8 PEM)")
+	require(cmd, "key")
 	return cmd
 }

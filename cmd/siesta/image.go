@@ -38,11 +38,7 @@ func (a *app) image() *cobra.Command {
 	upload.Flags().StringVar(&kernel, "kernel", "", "kernel file")
 	upload.Flags().StringVar(&initrd, "initrd", "", "initrd file")
 	upload.Flags().StringVar(&firmware, "firmware", "", "firmware file that the site's hosts load")
-	for _, name := range []string{"kernel", "initrd", "firmware"} {
-		if err := upload.MarkFlagRequired(name); err != nil {
-			panic(err) // the flag is defined above
-		}
-	}
+	require(upload, "kernel", "initrd", "firmware")
 	cmd.AddCommand(upload,
 		&cobra.Command{
 			Use: "approve ID", Short: "Approve an image that somebody else registered; `show` says who endorses its files", Args: cobra.ExactArgs(1),

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -38,6 +40,9 @@ func newRoot(out, errOut io.Writer) *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.server == "" {
+				a.server = os.Getenv("SIESTA_SERVER")
+			}
 			if a.format != "table" && a.format != "json" {
 				return fmt.Errorf("-o %s: the output is either table or json", a.format)
 			}
@@ -46,10 +51,57 @@ func newRoot(out, errOut io.Writer) *cobra.Command {
 	}
 	root.SetOut(out)
 	root.SetErr(errOut)
-	root.PersistentFlags().StringVar(&a.server, "server", os.Getenv("SIESTA_SERVER"), "URL of the service (default: $SIESTA_SERVER, else that of the login)")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w\n  next: see `%s --help`", err, cmd.CommandPath())
+	})
+	root.PersistentFlags().StringVar(&a.server, "server", "", "URL of the service (default: $SIESTA_SERVER, else that of the login)")
 	root.PersistentFlags().StringVarP(&a.format, "output", "o", "table", "table, or json for scripts")
 	root.AddCommand(a.login(), a.logout(), a.workspace(), a.operation(), a.explain(), a.image(), a.endorsement(), a.project(), a.dataset(), a.permit(), a.freeze(), a.policy(), a.decision(), a.quarantine(), a.floor(), a.site(), a.audit(), a.me())
+	sayUsage(root)
 	return root
+}
+
+// sayUsage lets every command say how it is called when it is called wrongly. Cobra counts arguments without naming them,
+// and takes an unknown verb for a wish for help, which it grants with success.
+func sayUsage(cmd *cobra.Command) {
+	if !cmd.HasSubCommands() {
+		right := cmd.Args
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if right(cmd, args) == nil {
+				return nil
+			}
+			takes, given := "no argument", "nothing"
+			if _, names, _ := strings.Cut(cmd.Use, " "); names != "" {
+				takes = names
+			}
+			if len(args) > 0 {
+				given = strings.Join(args, " ")
+			}
+			return fmt.Errorf("%s takes %s, and was given %s\n  next: see `%[1]s --help`", cmd.CommandPath(), takes, given)
+		}
+		return
+	}
+	var verbs []string
+	for _, sub := range cmd.Commands() {
+		sayUsage(sub)
+		verbs = append(verbs, sub.Name())
+	}
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		return fmt.Errorf("%s has no command %q\n  next: write one of %s", cmd.CommandPath(), args[0], strings.Join(verbs, ", "))
+	}
+}
+
+// require marks flags without which a command does nothing.
+func require(cmd *cobra.Command, flags ...string) {
+	for _, name := range flags {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err) // the caller has defined it
+		}
+	}
 }
 
 func (a *app) printer() printer { return printer{out: a.out, json: a.format == "json"} }
@@ -66,6 +118,9 @@ func (a *app) connect(context.Context) (api, error) {
 	}
 	if server == "" {
 		return api{}, errors.New("no server: give --server, set SIESTA_SERVER, or run `siesta login --server URL`")
+	}
+	if u, err := url.Parse(server); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return api{}, fmt.Errorf("the server %q is no URL: write https://HOST, in --server or SIESTA_SERVER", server)
 	}
 	return api{server: server, token: s.bearer}, nil
 }

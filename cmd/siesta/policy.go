@@ -78,6 +78,7 @@ func (a *app) policy() *cobra.Command {
 	create.Flags().StringVar(&site, "site", "", "site that it is for")
 	create.Flags().StringVar(&project, "project", "", "project that it is for")
 	create.Flags().StringVar(&note, "note", "", "why; kept with the version")
+	require(create, "note")
 	versions := &cobra.Command{Use: "list", Short: "List versions, newest first", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		kind, scope, err := scopeOf(site, project)
 		if err != nil {

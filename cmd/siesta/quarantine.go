@@ -36,6 +36,7 @@ func (a *app) quarantine() *cobra.Command {
 		},
 	}
 	place.Flags().StringVar(&reason, "reason", "", "why; kept with the quarantine")
+	require(place, "reason")
 	cmd.AddCommand(place,
 		a.showOne("Show a quarantine and what it hit", "/v1/quarantines/%s", printQuarantine),
 		a.act("lift ID", "Lift a quarantine; never by who placed it", "/v1/quarantines/%s/lift", printQuarantine),

@@ -93,11 +93,7 @@ func (a *app) workspaceCreate() *cobra.Command {
 	f.StringVar(&body.Flavor, "flavor", "", "size of the server, as the site calls it")
 	f.IntVar(&body.DataGiB, "data-gib", 1, "size of the encrypted volume in GiB")
 	f.BoolVar(&wait, "wait", false, "watch until it is ready")
-	for _, name := range []string{"project", "dataset", "image", "site", "flavor"} {
-		if err := cmd.MarkFlagRequired(name); err != nil {
-			panic(err) // the flag is defined above
-		}
-	}
+	require(cmd, "project", "dataset", "image", "site", "flavor")
 	return cmd
 }
 
