@@ -46,9 +46,9 @@ func (a *app) endorsement() *cobra.Command {
 	cmd := &cobra.Command{Use: "endorsement", Short: "Import what others sign about files (CoRIM documents)"}
 	cmd.AddCommand(
 		&cobra.Command{Use: "import FILE", Short: "Import a signed document; it approves nothing", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-			body, err := os.ReadFile(args[0])
+			body, err := readDocument("the document", args[0])
 			if err != nil {
-				return fmt.Errorf("reading the document: %w", err)
+				return err
 			}
 			return a.post(cmd.Context(), "/v1/endorsements", map[string][]byte{"document": body}, showEndorsement)
 		}},

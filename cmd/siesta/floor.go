@@ -82,14 +82,11 @@ func (a *app) floor() *cobra.Command {
 }
 
 func (a *app) postFloor(ctx context.Context, path, name string, show func(printer, []byte) error) error {
-	body, err := os.ReadFile(name)
+	body, err := readJSON("the floor file", name)
 	if err != nil {
-		return fmt.Errorf("reading the floor file: %w", err)
+		return err
 	}
-	if !json.Valid(body) {
-		return fmt.Errorf("reading the floor file: %s is not JSON", name)
-	}
-	return a.post(ctx, path, json.RawMessage(body), show)
+	return a.post(ctx, path, body, show)
 }
 
 func printFloorCheck(p printer, body []byte) error {
@@ -141,9 +138,9 @@ func (a *app) signFloor() *cobra.Command {
 			if !ok {
 				return fmt.Errorf("reading the key: %s holds no Ed25519 key", keyFile)
 			}
-			payload, err := os.ReadFile(args[0])
+			payload, err := readDocument("the advisories", args[0])
 			if err != nil {
-				return fmt.Errorf("reading the advisories: %w", err)
+				return err
 			}
 			file, err := floor.Sign(payload, key)
 			if err != nil {

@@ -2,10 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -62,17 +62,17 @@ func (a *app) policy() *cobra.Command {
 		Use: "create FILE", Short: "Write a draft for a site or a project", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			kind, scope, err := scopeOf(site, project)
-			if err != nil || kind == "" {
-				return fmt.Errorf("writing a policy: give either --site or --project")
-			}
-			document, err := os.ReadFile(args[0])
 			if err != nil {
-				return fmt.Errorf("reading the document: %w", err)
+				return err
 			}
-			if !json.Valid(document) {
-				return fmt.Errorf("reading the document: %s is not JSON", args[0])
+			if kind == "" {
+				return errors.New("say what it is for: give --site or --project")
 			}
-			return a.post(cmd.Context(), "/v1/policies", map[string]any{"kind": kind, "scope": scope, "document": json.RawMessage(document), "note": note}, showPolicy)
+			document, err := readJSON("the document", args[0])
+			if err != nil {
+				return err
+			}
+			return a.post(cmd.Context(), "/v1/policies", map[string]any{"kind": kind, "scope": scope, "document": document, "note": note}, showPolicy)
 		},
 	}
 	create.Flags().StringVar(&site, "site", "", "site that it is for")
@@ -122,7 +122,7 @@ func (a *app) policy() *cobra.Command {
 func scopeOf(site, project string) (kind, scope string, err error) {
 	switch {
 	case site != "" && project != "":
-		return "", "", fmt.Errorf("give --site or --project, not both")
+		return "", "", errors.New("give --site or --project, not both")
 	case site != "":
 		return "site", site, nil
 	case project != "":
