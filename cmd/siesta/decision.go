@@ -61,7 +61,7 @@ func (a *app) decision() *cobra.Command {
 	decisions.Flags().StringVar(&code, "code", "", "only refusals with this code")
 	decisions.Flags().StringVar(&outcome, "outcome", "", "released, renewed or refused")
 	decisions.Flags().StringVar(&since, "since", "", "30d, 12h, or a date YYYY-MM-DD")
-	decisions.Flags().StringVar(&until, "until", "", "likewise")
+	decisions.Flags().StringVar(&until, "until", "", "likewise, with that whole day")
 	cmd.AddCommand(decisions, a.showOne("Show a decision with every check", "/v1/decisions/%s", printDecision), a.bundle())
 	return cmd
 }

@@ -110,7 +110,7 @@ func (a *app) policy() *cobra.Command {
 		},
 	}
 	test.Flags().StringVar(&since, "since", "30d", "30d, 12h, or a date YYYY-MM-DD")
-	test.Flags().StringVar(&until, "until", "", "now if left out")
+	test.Flags().StringVar(&until, "until", "", "likewise, with that whole day; now if left out")
 	cmd.AddCommand(create, versions, test,
 		a.showOne("Show a version with its document", "/v1/policies/%s", showPolicy),
 		a.act("propose ID", "Ask others to activate a draft", "/v1/policies/%s/propose", showPolicy),
@@ -164,7 +164,7 @@ func word(outcome, code string) string {
 
 func clipped(s string, n int) string { return s[:min(len(s), n)] }
 
-// parseSince reads 30d, 12h, 2026-11-01 or an RFC 3339 time.
+// parseSince reads 30d, 12h, 2026-11-01 or an RFC 3339 time. A day belongs to the period, also to one that it ends.
 func parseSince(flag, text string, now time.Time) (time.Time, error) {
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		if n, err := strconv.Atoi(days); err == nil && n >= 0 && n < 100_000 {
@@ -174,10 +174,14 @@ func parseSince(flag, text string, now time.Time) (time.Time, error) {
 	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
 		return now.Add(-d), nil
 	}
-	for _, layout := range []string{time.DateOnly, time.RFC3339} {
-		if at, err := time.Parse(layout, text); err == nil {
-			return at, nil
+	if day, err := time.Parse(time.DateOnly, text); err == nil {
+		if flag == "until" {
+			return day.AddDate(0, 0, 1), nil
 		}
+		return day, nil
+	}
+	if at, err := time.Parse(time.RFC3339, text); err == nil {
+		return at, nil
 	}
 	return time.Time{}, fmt.Errorf("--%s %q: write 30d, 12h, YYYY-MM-DD or an RFC 3339 time", flag, text)
 }
