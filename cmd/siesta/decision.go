@@ -59,7 +59,7 @@ func (a *app) decision() *cobra.Command {
 	}}
 	decisions.Flags().StringVar(&workspace, "workspace", "", "only this workspace's")
 	decisions.Flags().StringVar(&code, "code", "", "only refusals with this code")
-	decisions.Flags().StringVar(&outcome, "outcome", "", "released, renewed or refused")
+	decisions.Flags().StringVar(&outcome, "outcome", "", "released, renewed, attested or refused")
 	decisions.Flags().StringVar(&since, "since", "", "30d, 12h, or a date YYYY-MM-DD")
 	decisions.Flags().StringVar(&until, "until", "", "likewise, with that whole day")
 	cmd.AddCommand(decisions, a.showOne("Show a decision with every check", "/v1/decisions/%s", printDecision), a.bundle())
@@ -81,7 +81,11 @@ func printDecision(p printer, body []byte) error {
 	fmt.Fprintln(p.out)
 	var rows [][]string
 	for _, c := range v.Checks {
-		rows = append(rows, []string{c.Name, c.Status, c.Expected, c.Got, c.Section, c.Advice})
+		expected, got := c.Expected, c.Got
+		if c.Status != "failed" { // where two ids differ may be at their ends
+			expected, got = short(expected), short(got)
+		}
+		rows = append(rows, []string{c.Name, c.Status, expected, got, c.Section, c.Advice})
 	}
 	return p.table([]string{"CHECK", "STATUS", "EXPECTED", "GOT", "SECTION", "ADVICE"}, rows)
 }

@@ -104,7 +104,7 @@ func printFloorCheck(p printer, body []byte) error {
 	for _, f := range v.Failing {
 		guests = append(guests, []string{f.Workspace, f.Site, f.Host, f.Lease, f.Check, f.Expected, f.Got, strings.Join(f.Advisories, ", ")})
 	}
-	fmt.Fprintf(p.out, "%d of %d guests would fail; %d have shown no evidence yet, that of %d is not kept\n", len(v.Failing), v.Judged, v.Unseen, v.NotReplayable)
+	fmt.Fprintf(p.out, "%d of %d guests would fail; %d more have shown no evidence yet, and that of %d is not kept\n", len(v.Failing), v.Judged, v.Unseen, v.NotReplayable)
 	if len(guests) == 0 {
 		return nil
 	}

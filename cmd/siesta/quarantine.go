@@ -59,10 +59,11 @@ func printQuarantine(p printer, body []byte) error {
 	if err := p.fields("id", v.ID, "kind", v.Kind, "value", v.Value, "state", v.State, "reason", v.Reason, "placed by", v.PlacedBy, "lifted by", v.LiftedBy); err != nil {
 		return err
 	}
-	fmt.Fprintf(p.out, "\n%d workspaces hit\n", len(v.Hits))
 	if len(v.Hits) == 0 {
-		return nil
+		_, err := fmt.Fprintln(p.out, "\nIt hit no workspace.")
+		return err
 	}
+	fmt.Fprintln(p.out, "\nIt hit:")
 	var rows [][]string
 	for _, h := range v.Hits {
 		rows = append(rows, []string{h.Workspace, h.Project, h.Site, h.Lease, h.Host, clipped(h.Chip, 16)})
