@@ -98,7 +98,7 @@ func (a *app) project() *cobra.Command {
 	}
 	create.Flags().StringVar(&name, "name", "", "name for people")
 	create.Flags().StringVar(&until, "until", "", "last day on which its approvals are valid, YYYY-MM-DD")
-	create.Flags().StringSliceVar(&members, "member", nil, "subject of a member, as `siesta me` shows it (repeatable)")
+	create.Flags().StringSliceVar(&members, "member", []string{}, "subject of a member, as `siesta me` shows it (repeatable)")
 	cmd.AddCommand(create,
 		a.act("close ID", "Close a project: no key of it is released any more", "/v1/projects/%s/close", showProject),
 		&cobra.Command{Use: "list", Short: "List projects", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
@@ -144,7 +144,7 @@ func (a *app) permit() *cobra.Command {
 	}
 	grant.Flags().StringVar(&project, "project", "", "project")
 	grant.Flags().StringVar(&dataset, "dataset", "", "dataset")
-	grant.Flags().StringSliceVar(&people, "person", nil, "subject of a member of the project (repeatable)")
+	grant.Flags().StringSliceVar(&people, "person", []string{}, "subject of a member of the project (repeatable)")
 	grant.Flags().StringVar(&until, "until", "", "last day of the permit, YYYY-MM-DD")
 	cmd.AddCommand(grant,
 		a.act("end ID", "End a permit for good", "/v1/permits/%s/end", showPermit),
