@@ -20,31 +20,31 @@ func (b *Broker) Attest(ctx context.Context, req door.GrantRequest, peer string)
 	if b.Tokens == nil {
 		return "", ErrNoTokens
 	}
-	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
+	turn, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
 	if err != nil {
 		return "", err
 	}
-	defer leave()
+	defer turn.leave()
 	ctx, cancel := whole(ctx)
 	defer cancel()
 	t, nonce, ok := b.ticket(req.Challenge)
 	if !ok {
-		return "", b.anonymous(CodeNonce, peer, "the challenge is unknown")
+		return "", b.anonymous(turn, CodeNonce, "the challenge is unknown")
 	}
 	a, err := b.consume(ctx, req, t, nonce)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return "", b.anonymous(CodeNonce, peer, "the challenge is unknown, used or expired")
+		return "", b.anonymous(turn, CodeNonce, "the challenge is unknown, used or expired")
 	}
 	if err != nil {
 		return "", fmt.Errorf("consuming a challenge: %w", err)
 	}
-	a.leave = leave
-	if err := b.fits(ctx, a, peer, door.Attest); err != nil {
+	a.turn = turn
+	if err := b.fits(ctx, a, door.Attest); err != nil {
 		return "", err
 	}
-	d, err := b.attest(ctx, a, peer, nil)
+	d, err := b.attest(ctx, a, nil)
 	if err != nil {
-		b.refusedGuest(a, peer, err)
+		b.refusedGuest(a, err)
 		return "", err
 	}
 	key, err := json.Marshal(struct { // RFC 8037, section 2: the key with which this guest signs

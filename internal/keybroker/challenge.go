@@ -20,25 +20,25 @@ import (
 //
 // Anybody who knows a workspace may ask, so nothing is written and nothing is used up: see ticket.
 func (b *Broker) Challenge(ctx context.Context, req door.ChallengeRequest, peer string) (door.Challenge, error) {
-	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer) && b.limits.challenge(req.Workspace, peer))
+	turn, err := b.admit(ctx, peer, b.limits.peerAllowed(peer) && b.limits.challenge(req.Workspace, peer))
 	if err != nil {
 		return door.Challenge{}, err
 	}
-	defer leave()
+	defer turn.leave()
 	ctx, cancel := whole(ctx)
 	defer cancel()
 	if req.Purpose != door.Unlock && req.Purpose != door.Renew && req.Purpose != door.Attest {
-		return door.Challenge{}, b.anonymous(CodeBinding, peer, "purpose is not served")
+		return door.Challenge{}, b.anonymous(turn, CodeBinding, "purpose is not served")
 	}
 	t, err := b.target(ctx, req)
 	if err != nil {
 		return door.Challenge{}, err
 	}
 	if code, why := t.refusal(req); code != "" {
-		return door.Challenge{}, b.anonymous(code, peer, why)
+		return door.Challenge{}, b.anonymous(turn, code, why)
 	}
 	if req.Purpose == door.Unlock {
-		leave() // a key store that is slow holds up nobody else
+		turn.leave() // a key store that is slow holds up nobody else
 		// The wrapped key is fetched now, so that the release makes no network call.
 		if _, err := b.blob(ctx, t.source); err != nil {
 			return door.Challenge{}, err
@@ -211,8 +211,8 @@ func (b *Broker) Unreadable(peer string) {
 }
 
 // anonymous refuses somebody who has proved nothing: counted, not stored.
-func (b *Broker) anonymous(code, peer, why string) error {
-	b.limits.peerRefused(peer)
+func (b *Broker) anonymous(t *turn, code, why string) error {
+	t.refused()
 	b.aggregate.add(code)
 	return &Refusal{ID: newID(), Code: code, Detail: why, Counted: true}
 }

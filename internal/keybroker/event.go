@@ -27,25 +27,25 @@ type holder struct {
 // again gets the same answer, and no number is above maxEvents: a guest has few stages. The answer to `formatted` is the
 // broker's word that the header's hash is on record.
 func (b *Broker) Event(ctx context.Context, lease string, e door.Event, peer string) (door.EventAnswer, error) {
-	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
+	turn, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
 	if err != nil {
 		return door.EventAnswer{}, err
 	}
-	defer leave()
+	defer turn.leave()
 	ctx, cancel := whole(ctx)
 	defer cancel()
 	var h holder
 	err = b.DB.QueryRow(ctx, `SELECT workspace, signing_key FROM broker_lease WHERE id = $1`, lease).Scan(&h.workspace, &h.signingKey)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return door.EventAnswer{}, b.anonymous(CodeLease, peer, "no such lease")
+		return door.EventAnswer{}, b.anonymous(turn, CodeLease, "no such lease")
 	}
 	if err != nil {
 		return door.EventAnswer{}, fmt.Errorf("looking up lease %s: %w", lease, err)
 	}
 	if door.VerifyEvent(ed25519.PublicKey(h.signingKey), lease, e) != nil {
-		return door.EventAnswer{}, b.anonymous(CodeBinding, peer, "the event is not signed by the holder of the lease")
+		return door.EventAnswer{}, b.anonymous(turn, CodeBinding, "the event is not signed by the holder of the lease")
 	}
-	leave()
+	turn.leave()
 	var refused *Refusal
 	err = postgres.InTx(ctx, b.DB, func(tx pgx.Tx) error {
 		refused = nil
@@ -60,7 +60,7 @@ func (b *Broker) Event(ctx context.Context, lease string, e door.Event, peer str
 		return door.EventAnswer{}, fmt.Errorf("recording event %d of lease %s: %w", e.Seq, lease, err)
 	}
 	if refused != nil {
-		b.limits.peerRefused(peer)
+		turn.refused()
 		if refused.Counted {
 			return door.EventAnswer{}, refused
 		}

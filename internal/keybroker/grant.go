@@ -49,7 +49,7 @@ type attempt struct {
 	evidence   attest.Evidence
 	judged     attest.Evidence // of evidence, what the verdict rests on: all that is kept
 	reportData [64]byte
-	leave      func() // the line, once the evidence is judged; see admit
+	turn       *turn // until the evidence is judged
 	collateral heldCollateral
 	judgedAt   time.Time
 	result     *attest.Result
@@ -60,31 +60,31 @@ type attempt struct {
 // Order: the nonce is consumed; the evidence is judged; one transaction reads the facts and writes decision, lease and
 // audit entry; the entry comes under a signed checkpoint; then the answer is signed and leaves.
 func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) (door.Grant, error) {
-	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
+	turn, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
 	if err != nil {
 		return door.Grant{}, err
 	}
-	defer leave()
+	defer turn.leave()
 	ctx, cancel := whole(ctx)
 	defer cancel()
 	t, nonce, ok := b.ticket(req.Challenge)
 	if !ok {
-		return door.Grant{}, b.anonymous(CodeNonce, peer, "the challenge is unknown")
+		return door.Grant{}, b.anonymous(turn, CodeNonce, "the challenge is unknown")
 	}
 	sealTo, err := door.ParseKey(req.HPKE)
 	if err != nil {
-		return door.Grant{}, b.anonymous(CodeBinding, peer, "the HPKE key is not valid")
+		return door.Grant{}, b.anonymous(turn, CodeBinding, "the HPKE key is not valid")
 	}
 	a, err := b.consume(ctx, req, t, nonce)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return b.redeliver(ctx, req, peer, leave)
+		return b.redeliver(ctx, req, turn)
 	}
 	if err != nil {
 		return door.Grant{}, fmt.Errorf("consuming a challenge: %w", err)
 	}
 	// From here on the nonce is burnt, whatever happens.
-	a.leave = leave
-	if err := b.fits(ctx, a, peer, door.Unlock, door.Renew); err != nil {
+	a.turn = turn
+	if err := b.fits(ctx, a, door.Unlock, door.Renew); err != nil {
 		return door.Grant{}, err
 	}
 	a.sealTo = sealTo
@@ -92,13 +92,13 @@ func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) 
 	if errors.Is(err, errFloorMoved) {
 		g, err = b.decide(ctx, a) // floors are raised by two people: not twice in a moment
 	}
-	b.refusedGuest(a, peer, err)
+	b.refusedGuest(a, err)
 	return g, err
 }
 
 // fits refuses, once the nonce is burnt, what nothing would judge: a challenge that was made for something else, and
 // evidence that holds more than its kind can. It is counted, and not a byte of it is kept.
-func (b *Broker) fits(ctx context.Context, a *attempt, peer string, purposes ...door.Purpose) error {
+func (b *Broker) fits(ctx context.Context, a *attempt, purposes ...door.Purpose) error {
 	code, why := "", ""
 	switch {
 	case !slices.Contains(purposes, a.challenge.Purpose):
@@ -110,15 +110,15 @@ func (b *Broker) fits(ctx context.Context, a *attempt, peer string, purposes ...
 	default:
 		return nil
 	}
-	return b.refuseUnkept(ctx, a, peer, code, why)
+	return b.refuseUnkept(ctx, a, code, why)
 }
 
 // refuseUnkept refuses a grant whose nonce is burnt and of which nothing is kept but a count.
-func (b *Broker) refuseUnkept(ctx context.Context, a *attempt, peer, code, why string) error {
+func (b *Broker) refuseUnkept(ctx context.Context, a *attempt, code, why string) error {
 	if _, err := b.DB.Exec(ctx, `UPDATE broker_challenge SET outcome = 'refused' WHERE id = $1`, a.req.Challenge); err != nil {
 		return fmt.Errorf("closing a challenge: %w", err)
 	}
-	return b.anonymous(code, peer, why)
+	return b.anonymous(a.turn, code, why)
 }
 
 const attemptColumns = `c.nonce, c.workspace, c.generation, c.purpose, c.epoch, v.project, v.site, coalesce(v.secret_id, ''),
@@ -187,9 +187,7 @@ func (b *Broker) judge(ctx context.Context, a *attempt) error {
 	a.judgedAt = b.Now().UTC().Truncate(time.Microsecond) // as it is stored: a replay judges at the very same time
 	a.result, err = b.Verifier.Verify(a.evidence, collateral, policy, a.judgedAt)
 	a.judged = attest.Judged(a.evidence, a.result, err)
-	if a.leave != nil {
-		a.leave()
-	}
+	a.turn.leave()
 	return err
 }
 
@@ -307,7 +305,7 @@ func (b *Broker) host(site, chip string) string {
 // redeliver answers a challenge that is used: the same guest with the same keys gets the same bytes until it has said
 // that it has them, and for as long as every fact holds. The evidence is judged again, for it is the evidence that says
 // who asks.
-func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, peer string, leave func()) (door.Grant, error) {
+func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, turn *turn) (door.Grant, error) {
 	var busy bool
 	var d decision
 	var request, policy []byte
@@ -326,26 +324,26 @@ func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, peer stri
 		return door.Grant{}, fmt.Errorf("%w: this request is being answered", ErrBusy)
 	}
 	if err != nil || d.lease == "" {
-		return door.Grant{}, b.anonymous(CodeNonce, peer, "the challenge is unknown, used or expired")
+		return door.Grant{}, b.anonymous(turn, CodeNonce, "the challenge is unknown, used or expired")
 	}
 	a, err := scanAttempt(b.DB.QueryRow(ctx, `SELECT `+attemptColumns+` FROM broker_challenge c`+attemptJoins+` WHERE c.id = $1`, req.Challenge), req)
 	if err != nil {
 		return door.Grant{}, fmt.Errorf("reading a used challenge: %w", err)
 	}
-	a.leave = leave
+	a.turn = turn
 	var verdict *attest.Refusal
 	if err := b.judge(ctx, a); err != nil && !errors.As(err, &verdict) {
 		return door.Grant{}, fmt.Errorf("judging a guest of workspace %s again: %w", a.challenge.Workspace, err)
 	}
 	if verdict != nil || string(a.requestHash()) != string(request) {
-		return door.Grant{}, b.anonymous(CodeNonce, peer, "the challenge is used, by another guest or with other keys")
+		return door.Grant{}, b.anonymous(turn, CodeNonce, "the challenge is used, by another guest or with other keys")
 	}
 	receipt, err := b.await(ctx, d.entry)
 	if err != nil {
 		return door.Grant{}, fmt.Errorf("%w: waiting for the checkpoint of a release: %w", ErrBusy, err)
 	}
 	if err := b.mayLeaveAgain(ctx, a, d.lease); err != nil {
-		b.refusedGuest(a, peer, err)
+		b.refusedGuest(a, err)
 		return door.Grant{}, err
 	}
 	if len(policy) == len(a.policyHash) {

@@ -1,7 +1,6 @@
 package keybroker
 
 import (
-	"context"
 	"sync"
 	"time"
 
@@ -121,42 +120,6 @@ func (l *limits) record(workspace string, why cause) bool {
 	// The workspace's own first: who floods one takes little of what is there for all.
 	return l.take(l.records, string(why)+" "+workspace, recordBurst, recordEvery, 1) &&
 		(why != unproved || l.take(l.records, "", keepBurst, keepEvery, 1))
-}
-
-// line is where requests wait whose address has spent its credit. They are not refused for it: they take turns in the order
-// in which they came, so that what a stranger can take from those who share his address is a share of these places.
-type line struct{ waiting, places chan struct{} }
-
-func newLine() *line {
-	return &line{waiting: make(chan struct{}, lineLength), places: make(chan struct{}, linePlaces)}
-}
-
-// enter returns once there is a place; leave gives it back, and may be called more than once. It is nil if too many wait.
-func (l *line) enter(ctx context.Context) (leave func()) {
-	select {
-	case l.waiting <- struct{}{}:
-	default:
-		return nil
-	}
-	defer func() { <-l.waiting }()
-	select {
-	case l.places <- struct{}{}:
-		return sync.OnceFunc(func() { <-l.places })
-	case <-ctx.Done():
-		return nil
-	}
-}
-
-// admit lets a request in: at once with credit, after its turn without. What is behind it finds out whether the caller is
-// somebody; leave is called as soon as that is known.
-func (b *Broker) admit(ctx context.Context, peer string, credit bool) (leave func(), err error) {
-	if credit {
-		return func() {}, nil
-	}
-	if leave = b.line.enter(ctx); leave == nil {
-		return nil, b.anonymous(CodeRate, peer, "too many requests wait")
-	}
-	return leave, nil
 }
 
 // aggregate counts the refusals that leave no rows of their own, to be written as one entry a minute.

@@ -35,26 +35,28 @@ func (b *Broker) SessionSecret(ctx context.Context, who Bearer, r kbs.Resource, 
 	if b.Tokens == nil {
 		return nil, ErrNoTokens
 	}
-	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
+	turn, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
 	if err != nil {
 		return nil, err
 	}
+	defer turn.leave()
 	ctx, cancel := whole(ctx)
 	defer cancel()
 	a, key, err := b.resume(ctx, who)
-	leave()
 	if err != nil {
 		if errors.Is(err, ErrNoSession) {
-			b.limits.peerRefused(peer)
+			turn.refused()
 			b.aggregate.add(CodeNonce)
 		}
 		return nil, err
 	}
+	turn.leave()
+	a.turn = turn
 	if !b.limits.secret(a.challenge.Workspace) {
-		return nil, b.anonymous(CodeRate, peer, "too many secrets for this workspace")
+		return nil, b.anonymous(turn, CodeRate, "too many secrets for this workspace")
 	}
 	answer, err := b.releaseSecret(ctx, a, key, r)
-	b.refusedGuest(a, peer, err)
+	b.refusedGuest(a, err)
 	return answer, err
 }
 

@@ -41,11 +41,11 @@ func (b *Broker) OpenSession(ctx context.Context, req kbs.Request, peer string) 
 	if b.Tokens == nil {
 		return Session{}, ErrNoTokens
 	}
-	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer) && b.limits.session(peer))
+	turn, err := b.admit(ctx, peer, b.limits.peerAllowed(peer) && b.limits.session(peer))
 	if err != nil {
 		return Session{}, err
 	}
-	defer leave()
+	defer turn.leave()
 	ctx, cancel := whole(ctx)
 	defer cancel()
 	var nonce [32]byte
@@ -94,11 +94,11 @@ func (b *Broker) AttestSession(ctx context.Context, cookie string, body []byte, 
 	if b.Tokens == nil {
 		return "", ErrNoTokens
 	}
-	leave, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
+	turn, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
 	if err != nil {
 		return "", err
 	}
-	defer leave()
+	defer turn.leave()
 	ctx, cancel := whole(ctx)
 	defer cancel()
 	h := handshake{}
@@ -107,21 +107,22 @@ func (b *Broker) AttestSession(ctx context.Context, cookie string, body []byte, 
 	err = b.DB.QueryRow(ctx, `UPDATE broker_kbs_session SET used_at = now()
 		WHERE cookie = $1 AND used_at IS NULL AND expires_at > now() RETURNING id, tee, nonce, hash`, hash[:]).Scan(&h.id, &h.tee, &nonce, &h.hash)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return "", b.anonymous(CodeNonce, peer, "the session is unknown, used or expired")
+		return "", b.anonymous(turn, CodeNonce, "the session is unknown, used or expired")
 	}
 	if err != nil {
 		return "", fmt.Errorf("burning the nonce of a session: %w", err)
 	}
 	h.nonce = [32]byte(nonce)
-	a, key, err := b.readAttestation(ctx, h, body, peer)
+	a, key, err := b.readAttestation(ctx, h, body, turn)
 	if err != nil {
 		if errors.As(err, new(*kbs.Error)) {
-			b.Unreadable(peer)
+			turn.refused()
+			b.aggregate.add(attest.CodeFormat)
 		}
 		return "", err
 	}
-	a.leave = leave
-	d, err := b.attest(ctx, a, peer, func(batch *pgx.Batch, d decision) {
+	a.turn = turn
+	d, err := b.attest(ctx, a, func(batch *pgx.Batch, d decision) {
 		digest := func(body []byte) []byte {
 			if len(body) == 0 {
 				return nil
@@ -142,17 +143,17 @@ func (b *Broker) AttestSession(ctx context.Context, cookie string, body []byte, 
 			})
 	})
 	if err != nil {
-		b.refusedGuest(a, peer, err)
+		b.refusedGuest(a, err)
 		return "", err
 	}
 	return b.token(a, d, kbs.NonceText(h.nonce), h.tee, key.JSON())
 }
 
 // refusedGuest notes a refusal that its own decision has recorded.
-func (b *Broker) refusedGuest(a *attempt, peer string, err error) {
+func (b *Broker) refusedGuest(a *attempt, err error) {
 	var refused *Refusal
 	if errors.As(err, &refused) {
-		b.limits.peerRefused(peer)
+		a.turn.refused()
 		if refused.Counted {
 			return
 		}
@@ -162,7 +163,7 @@ func (b *Broker) refusedGuest(a *attempt, peer string, err error) {
 
 // readAttestation makes an attempt of what a guest sent. The evidence names no workspace: the launch digest in it says
 // for which armed generation it has to be genuine. A digest that two of them share decides nothing and is refused.
-func (b *Broker) readAttestation(ctx context.Context, h handshake, body []byte, peer string) (*attempt, kbs.TEEKey, error) {
+func (b *Broker) readAttestation(ctx context.Context, h handshake, body []byte, turn *turn) (*attempt, kbs.TEEKey, error) {
 	none := kbs.TEEKey{}
 	sent, err := kbs.ParseAttest(body)
 	if err != nil {
@@ -190,7 +191,7 @@ func (b *Broker) readAttestation(ctx context.Context, h handshake, body []byte, 
 		return nil, none, fmt.Errorf("looking for the guest: %w", err)
 	}
 	if len(found) != 1 {
-		return nil, none, b.anonymous(CodeWorkspace, peer, "no armed generation, or more than one, has this launch digest")
+		return nil, none, b.anonymous(turn, CodeWorkspace, "no armed generation, or more than one, has this launch digest")
 	}
 	a := found[0]
 	a.evidence, a.reportData = evidence, data
@@ -218,7 +219,7 @@ func (b *Broker) token(a *attempt, d decision, nonce, tee string, key json.RawMe
 
 // attest judges evidence and writes the decision, with what more queues, in one transaction. Nothing is released: the
 // facts about people are not asked, and hold no token back.
-func (b *Broker) attest(ctx context.Context, a *attempt, peer string, more func(batch *pgx.Batch, d decision)) (decision, error) {
+func (b *Broker) attest(ctx context.Context, a *attempt, more func(batch *pgx.Batch, d decision)) (decision, error) {
 	if err := b.judge(ctx, a); err != nil {
 		var verdict *attest.Refusal
 		if !errors.As(err, &verdict) {
@@ -227,7 +228,7 @@ func (b *Broker) attest(ctx context.Context, a *attempt, peer string, more func(
 		return decision{}, b.refuseEvidence(ctx, a, verdict)
 	}
 	if !b.limits.attest(a.challenge.Workspace, a.result.ReportID[:]) {
-		return decision{}, b.refuseUnkept(ctx, a, peer, CodeRate, "too many attestations of this boot")
+		return decision{}, b.refuseUnkept(ctx, a, CodeRate, "too many attestations of this boot")
 	}
 	var d decision
 	err := postgres.InTx(ctx, b.DB, func(tx pgx.Tx) error {

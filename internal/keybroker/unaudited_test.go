@@ -165,6 +165,13 @@ func TestWhoPays(t *testing.T) {
 		do()
 		return before - r.broker.limits.peers["192.0.2.1"].tokens
 	}
+	spendTokens := func() {
+		l := r.broker.limits
+		for boot := range l.attests {
+			for l.take(l.attests, boot, attestBurst, attestEvery, 1) {
+			}
+		}
+	}
 	for name, do := range map[string]func(){
 		"a secret that a fact forbids": func() { _, err := s.secret(who, "default/token/one"); wantCode(t, err, CodeFreeze) },
 		"a session that is none": func() {
@@ -201,6 +208,20 @@ func TestWhoPays(t *testing.T) {
 			request.Evidence.Certificates = nil
 			_, err = r.broker.Attest(ctx, request, "192.0.2.1")
 			wantCode(t, err, attest.CodeFormat)
+		},
+		"a token too many, of /kbs/v0": func() {
+			spendTokens()
+			_, err := s.attest()
+			wantCode(t, err, CodeRate)
+		},
+		"a token too many": func() {
+			spendTokens()
+			c, req, err := g.challengeFor(door.Attest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = r.broker.Attest(ctx, g.request(c, req, ""), "192.0.2.1")
+			wantCode(t, err, CodeRate)
 		},
 	} {
 		if got := spent(do); got != 1 {
