@@ -331,8 +331,9 @@ func (b *Broker) refuse(ctx context.Context, tx *postgres.Batches, a *attempt, d
 }
 
 // refuseEvidence records a refusal by the verifier. Somebody who only knows an id can cause these, so beyond a rate they
-// are counted and not stored.
+// are counted and not stored; and the address pays before anything is written, for a log that stalls makes nothing free.
 func (b *Broker) refuseEvidence(ctx context.Context, a *attempt, verdict *attest.Refusal) error {
+	a.turn.refused()
 	d := decision{id: newID()}
 	r := &Refusal{ID: d.id, Code: verdict.Code, Detail: verdict.Detail, Checks: verdict.Checks}
 	if !b.limits.record(a.challenge.Workspace, unproved) {

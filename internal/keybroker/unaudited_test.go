@@ -209,6 +209,20 @@ func TestWhoPays(t *testing.T) {
 			_, err = r.broker.Attest(ctx, request, "192.0.2.1")
 			wantCode(t, err, attest.CodeFormat)
 		},
+		"evidence that is refused while the log stalls": func() {
+			c, req, err := g.challengeFor(door.Renew)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request := g.request(c, req, "")
+			request.Evidence.Certificates = nil
+			log := r.broker.Log
+			r.broker.Log = &brokenLog{Log: log, wait: errors.New("no checkpoint")}
+			if _, err = r.broker.Grant(ctx, request, "192.0.2.1"); !errors.Is(err, ErrBusy) {
+				t.Error(err)
+			}
+			r.broker.Log = log
+		},
 		"a token too many, of /kbs/v0": func() {
 			spendTokens()
 			_, err := s.attest()
