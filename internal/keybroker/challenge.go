@@ -20,7 +20,7 @@ import (
 //
 // Anybody who knows a workspace may ask, so nothing is written and nothing is used up: see ticket.
 func (b *Broker) Challenge(ctx context.Context, req door.ChallengeRequest, peer string) (door.Challenge, error) {
-	turn, err := b.admit(ctx, peer, b.limits.peerAllowed(peer) && b.limits.challenge(req.Workspace, peer))
+	turn, err := b.admit(ctx, peer, b.limits.challenge(req.Workspace, peer))
 	if err != nil {
 		return door.Challenge{}, err
 	}
@@ -213,6 +213,11 @@ func (b *Broker) Unreadable(peer string) {
 // anonymous refuses somebody who has proved nothing: counted, not stored.
 func (b *Broker) anonymous(t *turn, code, why string) error {
 	t.refused()
+	return b.count(code, why)
+}
+
+// count refuses without a charge.
+func (b *Broker) count(code, why string) error {
 	b.aggregate.add(code)
 	return &Refusal{ID: newID(), Code: code, Detail: why, Counted: true}
 }

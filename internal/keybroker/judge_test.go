@@ -2,6 +2,7 @@ package keybroker
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"encoding/hex"
 	"fmt"
@@ -343,12 +344,13 @@ func TestLimits(t *testing.T) {
 		every time.Duration
 	}{
 		"refusals of a peer": {func(l *limits, key string) bool {
-			for range 2 { // asking costs nothing
-				if !l.peerAllowed(key) {
+			for _, back := range []float64{1, 1, 0} { // what is not refused costs nothing
+				a := l.enter(context.Background(), key)
+				if a == nil {
 					return false
 				}
+				l.exit(a, back)
 			}
-			l.peerRefused(key)
 			return true
 		}, 60, time.Second},
 		"challenges of a workspace":   {func(l *limits, key string) bool { return l.challenge(key, "p") }, 32, 2 * time.Second},

@@ -23,6 +23,7 @@ const (
 	clearEvery                     = 256              // sessions of this process, until the idle ones are cleared away again
 	freshSession                   = 30 * time.Second // no session goes that soon
 	linePlaces, lineLength         = 2, 256
+	peerWaiting                    = 1024 // of an address: a site of a thousand guests boots in one moment
 )
 
 type bucket struct {
@@ -34,7 +35,7 @@ type bucket struct {
 type limits struct {
 	now        func() time.Time
 	mu         sync.Mutex
-	peers      map[string]bucket
+	peers      map[string]*account
 	challenges map[string]bucket
 	sessions   map[string]bucket
 	leases     map[string]bucket
@@ -45,64 +46,69 @@ type limits struct {
 
 func newLimits(now func() time.Time) *limits {
 	return &limits{
-		now: now, peers: map[string]bucket{}, challenges: map[string]bucket{}, sessions: map[string]bucket{}, leases: map[string]bucket{},
+		now: now, peers: map[string]*account{}, challenges: map[string]bucket{}, sessions: map[string]bucket{}, leases: map[string]bucket{},
 		attests: map[string]bucket{}, secrets: map[string]bucket{}, records: map[string]bucket{},
 	}
 }
 
-// take removes cost tokens if they are there. Cost 0 asks whether one is left.
-func (l *limits) take(m map[string]bucket, key string, burst int, every time.Duration, cost float64) bool {
+// fill adds what has come since the last time, up to most.
+func (b *bucket) fill(now time.Time, most float64, every time.Duration) {
+	if d := now.Sub(b.at); d > 0 {
+		b.tokens = min(most, b.tokens+d.Seconds()/every.Seconds())
+		b.at = now
+	}
+}
+
+// room forgets an arbitrary entry of a map that is full.
+func room[V any](m map[string]V) {
+	if len(m) < maxBuckets {
+		return
+	}
+	for old := range m {
+		delete(m, old)
+		return
+	}
+}
+
+// take removes a token if one is there.
+func (l *limits) take(m map[string]bucket, key string, burst int, every time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
 	b, ok := m[key]
 	if !ok {
-		if len(m) >= maxBuckets {
-			for old := range m {
-				delete(m, old)
-				break
-			}
-		}
+		room(m)
 		b = bucket{tokens: float64(burst), at: now}
 	}
-	if d := now.Sub(b.at); d > 0 {
-		b.tokens = min(float64(burst), b.tokens+d.Seconds()/every.Seconds())
-		b.at = now
+	b.fill(now, float64(burst), every)
+	ok = b.tokens >= 1
+	if ok {
+		b.tokens--
 	}
-	if b.tokens < 1 {
-		m[key] = b
-		return false
-	}
-	b.tokens -= cost
 	m[key] = b
-	return true
+	return ok
 }
-
-func (l *limits) peerAllowed(peer string) bool {
-	return l.take(l.peers, peer, peerBurst, peerEvery, 0)
-}
-func (l *limits) peerRefused(peer string) { l.take(l.peers, peer, peerBurst, peerEvery, 1) }
 
 func (l *limits) challenge(workspace, peer string) bool {
-	return l.take(l.challenges, workspace+" "+peer, challengeBurst, challengeEvery, 1)
+	return l.take(l.challenges, workspace+" "+peer, challengeBurst, challengeEvery)
 }
 
 func (l *limits) session(peer string) bool {
-	return l.take(l.sessions, peer, sessionBurst, sessionEvery, 1)
+	return l.take(l.sessions, peer, sessionBurst, sessionEvery)
 }
 
 // lease is paid by unlocks and renewals. life is the shortest that a lease has: an honest guest renews it twice.
 func (l *limits) lease(workspace string, life time.Duration) bool {
-	return l.take(l.leases, workspace, leaseBurst, min(leaseEvery, life/8), 1)
+	return l.take(l.leases, workspace, leaseBurst, min(leaseEvery, life/8))
 }
 
 // attest is paid by boots, so that a clone spends its own.
 func (l *limits) attest(workspace string, reportID []byte) bool {
-	return l.take(l.attests, workspace+" "+string(reportID), attestBurst, attestEvery, 1)
+	return l.take(l.attests, workspace+" "+string(reportID), attestBurst, attestEvery)
 }
 
 func (l *limits) secret(workspace string) bool {
-	return l.take(l.secrets, workspace, secretBurst, secretEvery, 1)
+	return l.take(l.secrets, workspace, secretBurst, secretEvery)
 }
 
 // cause is whose doing a refusal is.
@@ -118,8 +124,8 @@ const (
 // others do go unrecorded; what strangers send is bounded for all workspaces together as well, for it is kept for good.
 func (l *limits) record(workspace string, why cause) bool {
 	// The workspace's own first: who floods one takes little of what is there for all.
-	return l.take(l.records, string(why)+" "+workspace, recordBurst, recordEvery, 1) &&
-		(why != unproved || l.take(l.records, "", keepBurst, keepEvery, 1))
+	return l.take(l.records, string(why)+" "+workspace, recordBurst, recordEvery) &&
+		(why != unproved || l.take(l.records, "", keepBurst, keepEvery))
 }
 
 // aggregate counts the refusals that leave no rows of their own, to be written as one entry a minute.

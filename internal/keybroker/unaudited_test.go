@@ -158,17 +158,14 @@ func TestWhoPays(t *testing.T) {
 	who := Bearer{Cookie: s.session.Cookie}
 	r.exec(freezeSQL("project", testProject))
 	spent := func(do func()) float64 {
-		before := float64(peerBurst)
-		if b, known := r.broker.limits.peers["192.0.2.1"]; known {
-			before = b.tokens
-		}
+		before := r.broker.limits.credit("192.0.2.1")
 		do()
-		return before - r.broker.limits.peers["192.0.2.1"].tokens
+		return before - r.broker.limits.credit("192.0.2.1")
 	}
 	spendTokens := func() {
 		l := r.broker.limits
 		for boot := range l.attests {
-			for l.take(l.attests, boot, attestBurst, attestEvery, 1) {
+			for l.take(l.attests, boot, attestBurst, attestEvery) {
 			}
 		}
 	}
