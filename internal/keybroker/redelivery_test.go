@@ -226,6 +226,30 @@ func TestInterruptedGrantIsNoRefusal(t *testing.T) {
 	}
 }
 
+// The database's clock was ahead by most of an hour when the sweep ran, and is right again: a challenge that was used, and
+// that lives by this clock, is used still.
+func TestUsedChallengeAfterTheClockWentBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.prepareAndArm(testWorkspace)
+	g := r.boot(testWorkspace, 1)
+	c, req, err := g.challengeFor(door.Unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := g.request(c, req, "")
+	spoilt := request
+	spoilt.HPKE = r.boot(testWorkspace, 1).hpke.Public()
+	_, err = r.broker.Grant(context.Background(), spoilt, stranger)
+	wantCode(t, err, attest.CodeReportData)
+	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '59 minutes'`)
+	if err := r.broker.sweep(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.broker.Grant(context.Background(), request, siteNAT)
+	wantCode(t, err, CodeNonce)
+}
+
 func TestFloorRaisedWhileJudged(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
