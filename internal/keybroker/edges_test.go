@@ -383,3 +383,45 @@ func TestVerdictOf(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
+
+// TestShreddedWhileThePayloadIsWritten: whoever prepares a key learns that the workspace is gone, and not that its key store
+// lies.
+func TestShreddedWhileThePayloadIsWritten(t *testing.T) {
+	r := newRig(t)
+	r.store.fault = func(_ int, verb string, applied bool) error {
+		if verb == "put" && applied {
+			if _, _, _, _, err := r.broker.destroyKey(t.Context(), testWorkspace); err != nil {
+				t.Error(err)
+			}
+		}
+		return nil
+	}
+	if _, err := r.broker.Prepare(t.Context(), volumeOf(testWorkspace)); !errors.Is(err, ErrShredded) {
+		t.Errorf("prepared: %v", err)
+	}
+	if n := r.count(`SELECT count(*) FROM broker_key WHERE state <> 'destroyed' OR kek IS NOT NULL`); n != 0 {
+		t.Errorf("%d keys are left", n)
+	}
+	if n := r.count(`SELECT count(*) FROM audit_inbox WHERE action = 'key.prepare'`) + r.count(`SELECT count(*) FROM audit_entry WHERE action = 'key.prepare'`); n != 0 {
+		t.Error("the log says that a key was prepared, or refused")
+	}
+}
+
+// TestAKeyThatCannotBeSealedToLeavesTheNonce: the guest may ask again with its challenge and a good key.
+func TestAKeyThatCannotBeSealedToLeavesTheNonce(t *testing.T) {
+	r := newRig(t)
+	r.prepareAndArm(testWorkspace)
+	g := r.boot(testWorkspace, 1)
+	c, req, err := g.challengeFor(door.Unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := g.request(c, req, "")
+	bad := good
+	bad.HPKE.PublicKey = make([]byte, len(good.HPKE.PublicKey)-1)
+	_, err = r.broker.Grant(t.Context(), bad, "192.0.2.1")
+	wantCode(t, err, CodeBinding)
+	if _, err := r.broker.Grant(t.Context(), good, "192.0.2.1"); err != nil {
+		t.Errorf("the same challenge with a good key: %v", err)
+	}
+}
