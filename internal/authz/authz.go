@@ -110,6 +110,8 @@ type Object struct {
 // Engine decides. Make it with New.
 type Engine struct {
 	policies *cedar.PolicySet
+	alone    *cedar.PolicySet // policies without own
+	own      map[cedar.PolicyID]string
 	actions  map[Operation]cedar.Entity
 }
 
@@ -118,11 +120,24 @@ var policies []byte
 
 // New reads the embedded policies.
 func New() (*Engine, error) {
-	set, err := cedar.NewPolicySetFromBytes("policies.cedar", policies)
+	list, err := cedar.NewPolicyListFromBytes("policies.cedar", policies)
 	if err != nil {
 		return nil, fmt.Errorf("reading the authorization policies: %w", err)
 	}
-	e := &Engine{policies: set, actions: map[Operation]cedar.Entity{}}
+	e := &Engine{
+		policies: cedar.NewPolicySet(), alone: cedar.NewPolicySet(), own: map[cedar.PolicyID]string{}, actions: map[Operation]cedar.Entity{},
+	}
+	for _, policy := range list {
+		id := cedar.PolicyID(policy.Annotations()["id"])
+		if id == "" || !e.policies.Add(id, policy) {
+			return nil, fmt.Errorf("reading the authorization policies: the id %q is missing or given twice", id)
+		}
+		if why := policy.Annotations()["own"]; why != "" && policy.Effect() == cedar.Forbid {
+			e.own[id] = string(why)
+		} else {
+			e.alone.Add(id, policy)
+		}
+	}
 	for op, in := range groups {
 		var parents []cedar.EntityUID
 		for _, g := range in {
@@ -133,11 +148,21 @@ func New() (*Engine, error) {
 	return e, nil
 }
 
-// Allowed reports whether a policy permits the operation and none forbids it. An error in a policy's evaluation denies.
-func (e *Engine) Allowed(p Principal, op Operation, o Object) bool {
+// Verdict is what the policies say to a request. The zero value denies.
+type Verdict struct {
+	Allowed bool
+	// Own says why this takes another person, where nothing but that stands in the way. Nothing is allowed by it.
+	Own string
+}
+
+// Allowed is Decide for whoever need not know why not.
+func (e *Engine) Allowed(p Principal, op Operation, o Object) bool { return e.Decide(p, op, o).Allowed }
+
+// Decide allows what a policy permits and none forbids. An error in a policy's evaluation denies.
+func (e *Engine) Decide(p Principal, op Operation, o Object) Verdict {
 	action, known := e.actions[op]
 	if !known || p.Subject == "" || o.Kind == "" {
-		return false
+		return Verdict{}
 	}
 	var roles []cedar.Value
 	for _, r := range p.Roles {
@@ -153,10 +178,27 @@ func (e *Engine) Allowed(p Principal, op Operation, o Object) bool {
 		"owner": cedar.String(o.Owner), "custodian": cedar.String(o.Custodian),
 		"authors": only(o.Authors, p.Subject), "members": only(o.Members, p.Subject),
 	})}
-	decision, diagnostic := cedar.Authorize(e.policies, entities{who, what, action}, cedar.Request{
-		Principal: who.UID, Action: action.UID, Resource: what.UID, Context: cedar.NewRecord(nil),
-	})
-	return decision == cedar.Allow && len(diagnostic.Errors) == 0
+	three := entities{who, what, action}
+	request := cedar.Request{Principal: who.UID, Action: action.UID, Resource: what.UID, Context: cedar.NewRecord(nil)}
+	decision, diagnostic := cedar.Authorize(e.policies, three, request)
+	if len(diagnostic.Errors) > 0 {
+		return Verdict{}
+	}
+	if decision == cedar.Allow {
+		return Verdict{Allowed: true}
+	}
+	own := ""
+	for _, reason := range diagnostic.Reasons {
+		own = e.own[reason.PolicyID]
+	}
+	if own == "" {
+		return Verdict{}
+	}
+	// A denial names the forbids alone: that another may do it, and this caller but for them, the rest must say.
+	if decision, diagnostic = cedar.Authorize(e.alone, three, request); decision != cedar.Allow || len(diagnostic.Errors) > 0 {
+		return Verdict{}
+	}
+	return Verdict{Own: own}
 }
 
 func only(list []string, subject string) cedar.Set {

@@ -89,6 +89,37 @@ func TestZeroValuesAreDenied(t *testing.T) {
 	}
 }
 
+// TestOwn: only where nothing but one's own hand stands in the way is another person the answer.
+func TestOwn(t *testing.T) {
+	e, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine := Object{Kind: "thing", ID: "1", Owner: me, Authors: []string{me}}
+	others := Object{Kind: "thing", ID: "1", Owner: "x", Authors: []string{"x"}}
+	for _, row := range []struct {
+		op           Operation
+		role, person string
+		on           Object
+		own          bool
+	}{
+		{"policy.activate", "custodian", "person", mine, true},
+		{"floor.activate", "operator", "person", mine, true},
+		{"image.approve", "custodian", "person", mine, true},
+		{"quarantine.lift", "operator", "person", mine, true},
+		{"policy.activate", "operator", "person", mine, false}, // has proposed it, and has lost the role since
+		{"policy.activate", "nobody", "person", mine, false},
+		{"policy.activate", "custodian", "service", mine, false}, // a person's, whoever made it
+		{"policy.activate", "custodian", "person", others, false},
+		{"policy.create", "operator", "person", mine, false},
+	} {
+		v := e.Decide(Principal{Subject: me, Kind: row.person, Roles: []string{row.role}}, row.op, row.on)
+		if (v.Own != "") != row.own || v.Own != "" && v.Allowed {
+			t.Errorf("%s by a %s %s on %+v: %+v", row.op, row.person, row.role, row.on, v)
+		}
+	}
+}
+
 func BenchmarkAllowed(b *testing.B) {
 	e, err := New()
 	if err != nil {
