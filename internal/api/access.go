@@ -9,15 +9,21 @@ import (
 )
 
 // allow returns nil if the caller may do the operation to the object. Otherwise the denial is audited, and only then
-// answered: 403 to somebody who may see the object by the operation see, 404 to everybody else, as if it were not there.
+// answered: 403 to somebody who may see the object by the operation see, 404 to everybody else, as if it were not there. The
+// 403 says whether a role is missing or another person.
 // see is empty for what has no id, such as a list or a creation, where there is nothing to hide.
 func (s *Server) allow(ctx context.Context, op, see authz.Operation, o authz.Object, project string) error {
 	c := callOf(ctx)
-	if s.cfg.Authz.Allowed(c.who.Principal, op, o) {
+	verdict := s.cfg.Authz.Decide(c.who.Principal, op, o)
+	if verdict.Allowed {
 		return nil
 	}
 	p := kindForbidden.because("None of your roles allows " + string(op) + " here.")
 	p.code = "policy"
+	if verdict.Own != "" {
+		p = kindSelf.because(verdict.Own)
+		p.code = kindSelf.slug
+	}
 	if see != "" && (see == op || !s.cfg.Authz.Allowed(c.who.Principal, see, o)) {
 		p = absent(o.Kind)
 		if err := s.refuse(ctx, op, o, project, "hidden"); err != nil {

@@ -122,7 +122,7 @@ func TestReadsUseUpNoBudgetOfChanges(t *testing.T) {
 	if n := r.audited("image.approve", audit.Refused, "self-approval"); n != 1 {
 		t.Errorf("%d entries about the approval of one's own image", n)
 	}
-	if n := r.audited("quarantine.lift", audit.Refused, "policy"); n != 1 {
+	if n := r.audited("quarantine.lift", audit.Refused, "self-approval"); n != 1 {
 		t.Errorf("%d entries about the end of one's own quarantine", n)
 	}
 
