@@ -151,11 +151,11 @@ func (s *Service) Freezes(ctx context.Context, after string, limit int) ([]Freez
 func freezeEntry(who audit.Actor, action string, f Freeze) audit.Entry {
 	e := audit.Entry{
 		Actor: who, Action: action, Object: "freeze/" + f.ID, Outcome: audit.Success,
-		Details: map[string]any{"kind": string(f.Kind)}, Personal: map[string]string{"reason": f.Reason},
+		Details: map[string]any{"kind": string(f.Kind)}, Personal: map[string]string{"reason": oneLine(f.Reason)},
 	}
 	// A person's name is personal data and enters as a commitment; what names no person stays readable.
 	if f.Kind == "person" {
-		e.Personal["value"] = f.Value
+		e.Personal["value"] = oneLine(f.Value)
 	} else {
 		e.Details["value"] = f.Value
 	}
