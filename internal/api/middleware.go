@@ -222,8 +222,10 @@ func (s *Server) admit(next http.Handler) http.Handler {
 			s.fail(w, r, err)
 			return
 		}
+		var body []byte
 		if !rt.upload {
-			body, err := readBody(w, r, rt.Operation.RequestBody != nil)
+			var err error
+			body, err = readBody(w, r, rt.Operation.RequestBody != nil)
 			if err != nil {
 				s.fail(w, r, err)
 				return
@@ -243,6 +245,10 @@ func (s *Server) admit(next http.Handler) http.Handler {
 		})
 		if err != nil {
 			s.malformed(w, r, err)
+			return
+		}
+		if err := checkTexts(body); err != nil {
+			s.fail(w, r, err)
 			return
 		}
 		next.ServeHTTP(w, r)

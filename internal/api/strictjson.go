@@ -6,6 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -61,4 +66,45 @@ func checkValue(d *json.Decoder, depth int) error {
 		return errors.New("the body is not JSON")
 	}
 	return nil
+}
+
+// checkTexts refuses texts that are not one line: many end in the audit log, which takes no others, and are read in terminals.
+// It gives the members' places and never what stands there. body has passed checkJSON.
+func checkTexts(body []byte) error {
+	var value any
+	if len(body) == 0 {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	if err := d.Decode(&value); err != nil {
+		return kindMalformed.because("The body is not JSON.")
+	}
+	p := kindInvalid.because("A text has a line break, a tab or another control character. Texts are one line; write a space instead.")
+	p.faults = controls(value, "", nil)
+	if len(p.faults) == 0 {
+		return nil
+	}
+	return p
+}
+
+func controls(value any, where string, found []fault) []fault {
+	if len(found) == 20 {
+		return found
+	}
+	switch v := value.(type) {
+	case string:
+		if strings.ContainsFunc(v, unicode.IsControl) {
+			found = append(found, fault{"body " + clip(where), "a control character, such as a line break"})
+		}
+	case []any:
+		for i, inner := range v {
+			found = controls(inner, where+"/"+strconv.Itoa(i), found)
+		}
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			found = controls(v[name], where+"/"+name, found)
+		}
+	}
+	return found
 }
