@@ -233,6 +233,14 @@ func TestQuarantinesOverTheWire(t *testing.T) {
 			t.Errorf("%s %s: %q does not say %q", row.kind, value, p.Detail, row.says)
 		}
 	}
+	for path, want := range map[string]string{
+		"quarantines": "Placing a quarantine on host ifca/node-9: no registered chip is in a host of this name, so quarantine the chip; these hosts have one: ifca/node-1.",
+		"freezes":     "Freezing host ifca/node-9: no registered chip is in a host of this name, so freeze the chip; these hosts have one: ifca/node-1.",
+	} {
+		if p := r.want(422, op, "POST", "/v1/"+path, map[string]any{"kind": "host", "value": "ifca/node-9", "reason": "x"}).problem(t); p.Detail != want {
+			t.Errorf("%q, want %q", p.Detail, want)
+		}
+	}
 	r.want(400, op, "POST", "/v1/quarantines", map[string]any{"kind": "person", "value": "ann", "reason": "x"})
 	var q gen.Quarantine
 	r.want(201, op, "POST", "/v1/quarantines", body).into(t, &q)

@@ -49,25 +49,22 @@ func (s *Service) Place(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freez
 	return placed, id, err
 }
 
-// PlaceQuarantine is Place for a quarantine, without the audit entry: the caller writes the one entry that says what was
-// hit, too.
+// PlaceQuarantine is Place for a quarantine that CheckQuarantine admits, without the audit entry: the caller writes the one
+// entry that says what was hit, too.
 func (s *Service) PlaceQuarantine(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freeze) (Freeze, error) {
-	if !slices.Contains(QuarantineKinds, f.Kind) {
-		return Freeze{}, fmt.Errorf("placing a quarantine: %w", invalid("kind %q is none of %v", f.Kind, QuarantineKinds))
-	}
 	f.Quarantine = true
 	return s.place(ctx, tx, who, f)
 }
 
+// CheckQuarantine returns the value as leases have it, or what is wrong with the quarantine, for who says what was to be done.
+func (s *Service) CheckQuarantine(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freeze) (string, error) {
+	f.Quarantine = true
+	return s.check(ctx, tx, who, f)
+}
+
 func (s *Service) place(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freeze) (Freeze, error) {
 	doing := fmt.Sprintf("freezing %s %s", f.Kind, f.Value)
-	value, err := Named(f.Kind, f.Value)
-	if err == nil {
-		err = checkReason(who, f.Reason)
-	}
-	if err == nil {
-		err = s.known(ctx, tx, f.Kind, value)
-	}
+	value, err := s.check(ctx, tx, who, f)
 	if err != nil {
 		return Freeze{}, fmt.Errorf("%s: %w", doing, err)
 	}
@@ -79,14 +76,25 @@ func (s *Service) place(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freez
 		newID(), f.Kind, value, f.Reason, who.Subject, f.Quarantine)
 }
 
-func checkReason(who audit.Actor, reason string) error {
-	switch {
-	case strings.TrimSpace(reason) == "" || len(reason) > 500:
-		return invalid("reason must have 1 to 500 bytes")
-	case who.Subject == "":
-		return invalid("a freeze is placed by somebody")
+func (s *Service) check(ctx context.Context, tx pgx.Tx, who audit.Actor, f Freeze) (string, error) {
+	kinds := FreezeKinds
+	if f.Quarantine {
+		kinds = QuarantineKinds
 	}
-	return nil
+	switch {
+	case !slices.Contains(kinds, f.Kind):
+		return "", invalid("kind %q is none of %v", f.Kind, kinds)
+	case strings.TrimSpace(f.Reason) == "" || len(f.Reason) > 500:
+		return "", invalid("reason must have 1 to 500 bytes")
+	case who.Subject == "":
+		return "", invalid("it is placed by somebody")
+	}
+	value, err := Named(f.Kind, f.Value)
+	if err != nil {
+		return "", err
+	}
+	f.Value = value
+	return value, s.known(ctx, tx, f)
 }
 
 // Lift ends a live freeze. A quarantine is lifted by LiftQuarantine alone.

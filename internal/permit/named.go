@@ -95,7 +95,8 @@ var exists = map[FreezeKind]string{
 
 // known refuses what nothing has for a name: whoever froze it would believe to have stopped something. A person of a
 // configured issuer or a chip may be frozen before anybody here has seen it.
-func (s *Service) known(ctx context.Context, tx pgx.Tx, kind FreezeKind, value string) error {
+func (s *Service) known(ctx context.Context, tx pgx.Tx, f Freeze) error {
+	kind, value := f.Kind, f.Value
 	switch kind {
 	case "person":
 		issuer, _, _ := strings.Cut(value, "|")
@@ -120,7 +121,8 @@ func (s *Service) known(ctx context.Context, tx pgx.Tx, kind FreezeKind, value s
 			return names
 		}
 		if !slices.ContainsFunc(s.sites, func(site Site) bool { return slices.Contains(hosts(site), value) }) {
-			return invalid("no registered chip is in a host of this name, so freeze the chip; these hosts have one: %s", listed(s.sites, hosts))
+			return invalid("no registered chip is in a host of this name, so %s the chip; these hosts have one: %s",
+				map[bool]string{true: "quarantine", false: "freeze"}[f.Quarantine], listed(s.sites, hosts))
 		}
 	case "chip":
 		return s.wholeChip(value)

@@ -54,9 +54,13 @@ var idPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,62}$`)
 
 func newID() string { return strings.ToLower(ulid.Make().String()) }
 
-func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
-}
+// fault is ErrInvalid in the words that people read.
+type fault string
+
+func (f fault) Error() string { return string(f) }
+func (fault) Unwrap() error   { return ErrInvalid }
+
+func invalid(format string, args ...any) error { return fault(fmt.Sprintf(format, args...)) }
 
 // constraint turns the two violations that a caller can cause into errors it can act on.
 func constraint(doing string, err error) error {

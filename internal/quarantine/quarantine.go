@@ -45,7 +45,8 @@ const maxNamed = 50
 // Place puts a quarantine into force and ends the leases that it finds, in the caller's transaction.
 func (s *Service) Place(ctx context.Context, tx pgx.Tx, who audit.Actor, kind permit.FreezeKind, value, reason string) (Order, audit.ID, error) {
 	doing := fmt.Sprintf("placing a quarantine on %s %s", kind, value)
-	value, err := permit.Named(kind, value) // as the leases have it, which are looked for first
+	// As the leases have it, which are looked for first.
+	value, err := s.permits.CheckQuarantine(ctx, tx, who, permit.Freeze{Kind: kind, Value: value, Reason: reason})
 	if err != nil {
 		return Order{}, 0, fmt.Errorf("%s: %w", doing, err)
 	}
