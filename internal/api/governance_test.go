@@ -45,6 +45,16 @@ func TestPoliciesOverTheWire(t *testing.T) {
 	if p := r.want(422, cus, "POST", "/v1/policies", policyBody(69)).problem(t); p.Type != "urn:siestad:problem:wider-than-site" {
 		t.Errorf("a lower floor: %+v", p)
 	}
+	for kind, want := range map[string]string{
+		"site":    "Writing a policy of site nowhere: its site is not configured; these are: ifca.",
+		"project": "Writing a policy of project nowhere: there is no project of this name; write its id as the lists show it.",
+	} {
+		body := policyBody(80)
+		body["kind"], body["scope"] = kind, "nowhere"
+		if p := r.want(422, cus, "POST", "/v1/policies", body).problem(t); p.Detail != want || p.Type != problemType+"invalid" {
+			t.Errorf("%s: %q, want %q", kind, p.Detail, want)
+		}
+	}
 	for _, who := range []person{op, aud, ann} {
 		r.want(403, who, "POST", "/v1/policies", policyBody(80))
 	}

@@ -3,7 +3,9 @@ package policy
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -114,7 +116,7 @@ func (s *Service) admissible(ctx context.Context, tx pgx.Tx, scope Scope, docume
 	if scope.Kind == "site" {
 		parent, ok := s.Sites[scope.Name]
 		if !ok {
-			return fmt.Errorf("site %s: %w", scope.Name, ErrNotFound)
+			return invalid("its site is not configured; these are: %s", s.siteNames())
 		}
 		return within(scope.Name, document, parent)
 	}
@@ -123,7 +125,7 @@ func (s *Service) admissible(ctx context.Context, tx pgx.Tx, scope Scope, docume
 		return fmt.Errorf("looking for the project: %w", err)
 	}
 	if !exists {
-		return fmt.Errorf("project %s: %w", scope.Name, ErrNotFound)
+		return invalid("there is no project of this name; write its id as the lists show it")
 	}
 	met := false
 	for name, parent := range s.Sites {
@@ -145,6 +147,19 @@ func (s *Service) admissible(ctx context.Context, tx pgx.Tx, scope Scope, docume
 		return invalid("no configured site has hardware that it admits")
 	}
 	return nil
+}
+
+// siteNames lists the configured sites, as far as a sentence has room for them.
+func (s *Service) siteNames() string {
+	const room = 20
+	names := slices.Sorted(maps.Keys(s.Sites))
+	switch {
+	case len(names) == 0:
+		return "none"
+	case len(names) > room:
+		return strings.Join(names[:room], ", ") + fmt.Sprintf(" and %d more", len(names)-room)
+	}
+	return strings.Join(names, ", ")
 }
 
 // within holds a document against a site. A site has no measurements of its own; every workspace brings its own.

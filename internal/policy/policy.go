@@ -94,9 +94,13 @@ func New(c Config) *Service {
 
 func newID() string { return strings.ToLower(ulid.Make().String()) }
 
-func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
-}
+// fault is ErrInvalid in the words that people read.
+type fault string
+
+func (f fault) Error() string { return string(f) }
+func (fault) Unwrap() error   { return ErrInvalid }
+
+func invalid(format string, args ...any) error { return fault(fmt.Sprintf(format, args...)) }
 
 var scopePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,62}$`)
 

@@ -129,8 +129,8 @@ func TestDocumentsOnlyNarrow(t *testing.T) {
 			p.TDX = &tdx
 		}), ErrWider},
 		"simulated":       {site, document(func(p *attest.Policy) { p.Simulated = true }), ErrInvalid},
-		"unknown site":    {Scope{"site", "nowhere"}, r.stricter(), ErrNotFound},
-		"unknown project": {Scope{"project", "nowhere"}, r.stricter(), ErrNotFound},
+		"unknown site":    {Scope{"site", "nowhere"}, r.stricter(), ErrInvalid},
+		"unknown project": {Scope{"project", "nowhere"}, r.stricter(), ErrInvalid},
 		"no such scope":   {Scope{"person", "study"}, r.stricter(), ErrInvalid},
 	} {
 		_, err := r.create(row.scope, row.doc)
