@@ -11,6 +11,19 @@ CREATE TABLE audit_program (
 );
 INSERT INTO audit_program SELECT n, greatest(1::bigint << 50, 1 + (greatest((SELECT max(id) FROM audit_inbox), (SELECT max(id) FROM audit_entry)) >> 10))
 FROM generate_series(0, 1023) n;
+-- +goose StatementBegin
+CREATE FUNCTION audit_program_forward() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.number <> OLD.number OR NEW.until < OLD.until THEN
+        RAISE EXCEPTION 'UPDATE of audit_program is refused: it would go back' USING ERRCODE = 'SA001';
+    END IF;
+    RETURN NEW;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER refuse BEFORE INSERT OR DELETE OR TRUNCATE ON audit_program FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
+CREATE TRIGGER forward BEFORE UPDATE ON audit_program FOR EACH ROW EXECUTE FUNCTION audit_program_forward();
+ALTER TABLE audit_program ENABLE ALWAYS TRIGGER refuse;
+ALTER TABLE audit_program ENABLE ALWAYS TRIGGER forward;
 
 -- The log has a key (in the signed-note form, which names its origin too) from the moment the first program opens it to record,
 -- and no longer only once one has led. '' on logs from before: the first program whose key has signed the newest checkpoint

@@ -69,9 +69,13 @@ func (r *Recorder) take(ctx context.Context, db *pgxpool.Pool, now time.Time) er
 	case err != nil:
 		return fmt.Errorf("taking ids for audit entries: %w", err)
 	}
+	start := s.until - spanLength.Microseconds()
+	if s.number < 0 || s.number >= 1<<numberBits || start < from {
+		return fmt.Errorf("taking ids for audit entries: %w: number %d up to %d was given before", errTampered, s.number, s.until)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s.last = max(r.span.last, s.until-spanLength.Microseconds()-1)
+	s.last = max(r.span.last, start-1)
 	s.follow = s.until - spanLength.Microseconds()/2
 	r.span = s
 	return nil

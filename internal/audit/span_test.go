@@ -91,3 +91,31 @@ func TestRunTakesSpans(t *testing.T) {
 		}
 	}
 }
+
+// TestSpanIsNotBelieved: a database that gives microseconds of the past, or a number that there is not, gives nothing.
+func TestSpanIsNotBelieved(t *testing.T) {
+	r := newRig(t)
+	r.exec(`DROP TABLE audit_program`)
+	r.exec(`CREATE TABLE audit_program (number smallint, until bigint, given bigint)`)
+	r.exec(`CREATE FUNCTION lie() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.until := NEW.given; RETURN NEW; END $$`)
+	r.exec(`CREATE TRIGGER lie BEFORE UPDATE ON audit_program FOR EACH ROW EXECUTE FUNCTION lie()`)
+	r.db.Reset() // what was prepared for the table of before
+	now := time.Now()
+	end := now.Add(spanLength).UnixMicro()
+	for _, row := range []struct {
+		number, until int64
+		good          bool
+	}{
+		{3, end, true}, {3, end - 1, false}, {3, end - spanLength.Microseconds(), false}, {1 << numberBits, end, false}, {-1, end, false},
+	} {
+		r.exec(`DELETE FROM audit_program`)
+		r.exec(`INSERT INTO audit_program VALUES ($1, 0, $2)`, row.number, row.until)
+		p, err := newRecorder(testKey, span{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.take(r.context(), r.db, now); (err == nil) != row.good || err != nil && !errors.Is(err, errTampered) {
+			t.Errorf("number %d up to %d: %v", row.number, row.until-end, err)
+		}
+	}
+}

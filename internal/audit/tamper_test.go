@@ -39,6 +39,9 @@ func TestTriggersRefuse(t *testing.T) {
 		`UPDATE audit_head SET epoch = 0`,
 		`UPDATE audit_head SET key = 'other'`,
 		`DELETE FROM audit_head`,
+		`UPDATE audit_program SET until = until - 1`,
+		`DELETE FROM audit_program`,
+		`TRUNCATE audit_program`,
 		`SET session_replication_role = replica; UPDATE audit_entry SET object = 'x'`,
 		`SET session_replication_role = replica; DELETE FROM audit_inbox`,
 	} {
@@ -197,7 +200,7 @@ func TestForgedAnswerIsNotGiven(t *testing.T) {
 			stop := r.start(l)
 			r.fill(l, 5)
 			id := r.append(entry(5))
-			if _, err := l.Wait(r.context(), id); err != nil {
+			if _, err := waitID(r.context(), l, id); err != nil {
 				t.Fatal(err)
 			}
 			_ = stop()
@@ -205,7 +208,7 @@ func TestForgedAnswerIsNotGiven(t *testing.T) {
 			r.exec(`ALTER TABLE audit_entry DROP CONSTRAINT audit_entry_pkey CASCADE, DROP CONSTRAINT IF EXISTS audit_entry_id_key CASCADE`)
 			r.exec(forge, id)
 			// A process that was not there asks the database.
-			if _, err := r.log().Wait(r.context(), id); !errors.Is(err, errTampered) {
+			if _, err := waitID(r.context(), r.log(), id); !errors.Is(err, errTampered) {
 				t.Errorf("answered with %v", err)
 			}
 		})
