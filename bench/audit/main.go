@@ -269,7 +269,7 @@ func (b *bench) appendAndWait(ctx context.Context, writer, n int) error {
 		return err
 	})
 	if err == nil {
-		_, err = b.log.Wait(ctx, id)
+		_, _, err = b.log.WaitID(ctx, id)
 	}
 	return err
 }

@@ -58,7 +58,7 @@ func gather(t *testing.T, db *pgxpool.Pool) evidence {
 		if err != nil {
 			t.Fatal(err)
 		}
-		receipt, err := l.Wait(ctx, id)
+		receipt, _, err := l.WaitID(ctx, id)
 		if err != nil {
 			t.Fatal(err)
 		}

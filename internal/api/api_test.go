@@ -317,7 +317,7 @@ func TestRefusalsAreAudited(t *testing.T) {
 	if r.server.flushOnce(context.Background()) != 0 {
 		t.Error("an entry about nothing")
 	}
-	_, err := r.log.Wait(context.Background(), id)
+	_, _, err := r.log.WaitID(context.Background(), id)
 	must(t, err)
 	if n := r.audited("token.verify", audit.Refused, "token"); n != 1 {
 		t.Errorf("%d entries for 50 bad tokens", n)

@@ -136,7 +136,7 @@ func (s *Server) store(ctx context.Context, tx pgx.Tx, c *call, status int, answ
 func (s *Server) await(ctx context.Context, entry audit.ID) error {
 	ctx, cancel := context.WithTimeout(ctx, waitForLog)
 	defer cancel()
-	if _, err := s.cfg.Log.Wait(ctx, entry); err != nil {
+	if _, _, err := s.cfg.Log.WaitID(ctx, entry); err != nil {
 		return fmt.Errorf("%w: %w", errAuditBehind, err)
 	}
 	return nil

@@ -160,7 +160,7 @@ func (s *Server) flushRefusals(ctx context.Context) {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if id := s.flushOnce(last); id != 0 {
-		if _, err := s.cfg.Log.Wait(last, id); err != nil {
+		if _, _, err := s.cfg.Log.WaitID(last, id); err != nil {
 			s.cfg.Logger.Warn("the last refusals are in the audit log and not yet signed", zap.Error(err))
 		}
 	}

@@ -33,7 +33,7 @@ func (r *rig) denied(subject, code, operation string) (n int) {
 
 func (r *rig) flush() {
 	r.t.Helper()
-	_, err := r.log.Wait(context.Background(), r.server.flushOnce(context.Background()))
+	_, _, err := r.log.WaitID(context.Background(), r.server.flushOnce(context.Background()))
 	must(r.t, err)
 }
 

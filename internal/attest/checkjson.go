@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// AppendChecks appends what json.Marshal makes of the list. A decision is written with every release, and the reflection
+// AppendChecks appends what json.Marshal makes of the list, and [] for none. A decision is written with every release, and the reflection
 // of encoding/json over its two hundred strings is a thirtieth of one.
 func AppendChecks(b []byte, checks []Check) []byte {
 	b = append(slices.Grow(b, 160*len(checks)+2), '[')

@@ -39,6 +39,7 @@ const (
 const (
 	// Where the log has a key this writes, and waits for, nothing.
 	sqlGiveKey = `UPDATE audit_head SET key = $1 WHERE key = ''`
+	sqlOldest  = `SELECT id, sha256('\x00'::bytea || body), mac FROM audit_inbox ORDER BY id LIMIT 1`
 	sqlLogKey  = `SELECT key, coalesce((SELECT checkpoint FROM audit_batch ORDER BY size DESC LIMIT 1), '') FROM audit_head`
 )
 
@@ -55,9 +56,19 @@ func OpenRecorder(ctx context.Context, db *pgxpool.Pool, origin string, signer e
 	if err != nil {
 		return nil, fmt.Errorf("opening audit recorder: %w", err)
 	}
+	r, err := newRecorder(signer, span{})
+	if err != nil {
+		return nil, err
+	}
 	err = postgres.InTx(ctx, db, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, sqlGiveKey, key); err != nil {
+		given, err := tx.Exec(ctx, sqlGiveKey, key)
+		if err != nil {
 			return err
+		}
+		if given.RowsAffected() > 0 {
+			if err := r.madeInbox(ctx, tx); err != nil {
+				return err
+			}
 		}
 		var have string
 		var newest []byte
@@ -78,14 +89,26 @@ func OpenRecorder(ctx context.Context, db *pgxpool.Pool, origin string, signer e
 	if err != nil {
 		return nil, fmt.Errorf("opening audit recorder: %w", err)
 	}
-	r, err := newRecorder(signer, span{})
-	if err != nil {
-		return nil, err
-	}
 	if err := r.take(ctx, db, time.Now()); err != nil {
 		return nil, fmt.Errorf("opening audit recorder: %w", err)
 	}
 	return r, nil
+}
+
+// madeInbox refuses to give a log a key with which the entries that wait for it were not recorded.
+func (r *Recorder) madeInbox(ctx context.Context, tx pgx.Tx) error {
+	var id ID
+	var leaf, mac []byte
+	err := tx.QueryRow(ctx, sqlOldest).Scan(&id, &leaf, &mac)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("reading the inbox: %w", err)
+	case !r.made(id, tlog.Hash(leaf), mac):
+		return errors.New("entries that wait to be signed were recorded with another key: set log.key_file and log.origin to what the log began with")
+	}
+	return nil
 }
 
 var errNoKey = errors.New("opening audit recorder: the key is not an Ed25519 private key")
@@ -154,7 +177,7 @@ func (s sealed) args() []any {
 
 // Append records an entry in the caller's transaction, in one statement. The
 // entry exists if and only if that transaction commits, and takes its place in
-// the tree shortly after: see Log.Wait.
+// the tree shortly after: see Log.WaitID.
 //
 // An error means that the action must fail: what cannot be recorded is not done.
 func (r *Recorder) Append(ctx context.Context, tx pgx.Tx, e Entry) (ID, error) {
@@ -168,14 +191,31 @@ func (r *Recorder) Append(ctx context.Context, tx pgx.Tx, e Entry) (ID, error) {
 	return s.id, nil
 }
 
+// Ref is an entry that this program has recorded: its id, and what it says. The
+// zero Ref is of none.
+type Ref struct {
+	ID   ID
+	leaf tlog.Hash
+}
+
+func (s sealed) ref() Ref { return Ref{s.id, tlog.RecordHash(s.body)} }
+
+// is compares an entry with the leaf that stands under its id.
+func (r Ref) is(leaf tlog.Hash) error {
+	if r.leaf != leaf {
+		return fmt.Errorf("finding audit entry: %w: another one stands in the log as %d", errTampered, r.ID)
+	}
+	return nil
+}
+
 // Queue is Append as one statement of a batch, which saves its round trip. The
 // id is good for statements after it in the batch; the caller sends the batch in
 // its transaction and must fail if sending fails.
-func (r *Recorder) Queue(batch *pgx.Batch, e Entry) (ID, error) {
+func (r *Recorder) Queue(batch *pgx.Batch, e Entry) (Ref, error) {
 	s, err := r.seal(e)
 	if err != nil {
-		return 0, err
+		return Ref{}, err
 	}
 	batch.Queue(sqlAppend, s.args()...)
-	return s.id, nil
+	return s.ref(), nil
 }

@@ -103,9 +103,10 @@ func (t *lead) batch(ctx context.Context, direct []*queued) (int, error) {
 	// Durable from here. If we crash before the waits end, whoever waits finds
 	// the entries in the database.
 	t.edge, t.latest = next, head.checkpoint
-	t.log.settle(ids[len(direct):], first+int64(len(direct)), head)
+	n := len(direct)
+	t.log.settle(ids[n:], leaves[n:], first+int64(n), head)
 	for i, q := range direct {
-		q.done <- answer{located: located{first + int64(i), head}}
+		q.done <- answer{located: located{first + int64(i), leaves[i], head}}
 	}
 	return len(leaves), nil
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/eosc-siesta/siestad/internal/postgres/pgtest"
 	"github.com/eosc-siesta/siestad/migrations"
 )
@@ -69,6 +71,19 @@ func TestOneKeyWins(t *testing.T) {
 	}
 }
 
+// TestKeyOfWhatWaits: where nobody has led yet, the log's key is the one that its entries were recorded with.
+func TestKeyOfWhatWaits(t *testing.T) {
+	r := newRig(t)
+	r.append(entry(0))
+	r.exec(`ALTER TABLE audit_head DISABLE TRIGGER forward`)
+	r.exec(`UPDATE audit_head SET key = ''`)
+	r.exec(`ALTER TABLE audit_head ENABLE ALWAYS TRIGGER forward`)
+	if _, err := OpenRecorder(r.context(), r.db, origin, strangeKey); err == nil || !strings.Contains(err.Error(), "log.key_file") {
+		t.Errorf("a stranger's key became the log's: %v", err)
+	}
+	r.program()
+}
+
 // TestUpgrade from before logs had keys and programs spans: only the key that has
 // signed becomes the log's, and ids go on above those that are there.
 func TestUpgrade(t *testing.T) {
@@ -78,8 +93,9 @@ func TestUpgrade(t *testing.T) {
 	r.fill(l, 3)
 	_ = stop()
 	const late = 1 << 62 // of a clock that was far ahead
-	r.exec(`INSERT INTO audit_inbox SELECT $1, at, action, object, project, outcome, body, NULL, mac FROM audit_entry WHERE leaf_index = 0`, int64(late))
+	r.exec(`INSERT INTO audit_inbox SELECT $1, at, action, object, project, outcome, body, NULL, $2 FROM audit_entry WHERE leaf_index = 0`, int64(late), r.recorder.mac(late, tlog.RecordHash(r.get(l, 0).Body)))
 	r.exec(`DROP TABLE audit_program`)
+	r.exec(`DROP FUNCTION audit_program_forward`)
 	r.exec(`CREATE SEQUENCE audit_program`)
 	r.exec(`ALTER TABLE audit_head DROP COLUMN key, ADD COLUMN origin text NOT NULL DEFAULT ''`)
 	body, err := migrations.FS.ReadFile("0015_audit_program.sql")

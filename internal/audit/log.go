@@ -62,9 +62,10 @@ type Log struct {
 	order   []ID // of recent, oldest first
 }
 
-// located is where an entry went: in memory while its batch is recent.
+// located is where an entry went, and what it is: in memory while its batch is recent.
 type located struct {
 	index int64
+	leaf  tlog.Hash
 	head  *snapshot
 }
 
@@ -136,9 +137,32 @@ func (l *Log) Notify() {
 }
 
 // Wait blocks until the entry stands under a durable signed head, and returns
-// its receipt. It is called after the commit of the transaction that appended
-// the entry; for an id that was never committed it waits until ctx ends.
-func (l *Log) Wait(ctx context.Context, id ID) (Receipt, error) {
+// its receipt. It is called after the commit of the transaction that recorded the
+// entry; for one that was never committed it waits until ctx ends. That something
+// stands under the entry's id does not do: ids are numbers of the database's.
+func (l *Log) Wait(ctx context.Context, of Ref) (Receipt, error) {
+	r, leaf, err := l.wait(ctx, of.ID)
+	if err != nil {
+		return Receipt{}, err
+	}
+	return r, of.is(leaf)
+}
+
+// WaitID is Wait for who knows no more of an entry than its id, and that from the
+// database. body is what stands there; whether it is what it should be is for
+// the caller to find out.
+func (l *Log) WaitID(ctx context.Context, id ID) (r Receipt, body []byte, err error) {
+	r, leaf, err := l.wait(ctx, id)
+	if err != nil {
+		return Receipt{}, nil, err
+	}
+	if err := l.db.QueryRow(ctx, `SELECT body FROM audit_entry WHERE id = $1`, id).Scan(&body); err != nil {
+		return Receipt{}, nil, fmt.Errorf("reading audit entry %d: %w", id, err)
+	}
+	return r, body, Ref{id, tlog.RecordHash(body)}.is(leaf)
+}
+
+func (l *Log) wait(ctx context.Context, id ID) (Receipt, tlog.Hash, error) {
 	l.mu.Lock()
 	at, ok := l.recent[id]
 	ch := make(chan located, 1)
@@ -147,7 +171,7 @@ func (l *Log) Wait(ctx context.Context, id ID) (Receipt, error) {
 	}
 	l.mu.Unlock()
 	if ok {
-		return at.head.receipt(at.index)
+		return at.receipt()
 	}
 	defer l.forget(id, ch)
 	l.Notify()
@@ -162,18 +186,23 @@ func (l *Log) Wait(ctx context.Context, id ID) (Receipt, error) {
 	for {
 		select {
 		case <-ctx.Done():
-			return Receipt{}, fmt.Errorf("waiting for audit entry: %w", ctx.Err())
+			return Receipt{}, tlog.Hash{}, fmt.Errorf("waiting for audit entry: %w", ctx.Err())
 		case at := <-ch:
-			return at.head.receipt(at.index)
+			return at.receipt()
 		case <-timer.C:
-			r, err := l.stored(ctx, id)
+			r, leaf, err := l.stored(ctx, id)
 			if !errors.Is(err, ErrNotFound) {
-				return r, err
+				return r, leaf, err
 			}
 			pause = min(2*pause, maxPause)
 			timer.Reset(pause)
 		}
 	}
+}
+
+func (at located) receipt() (Receipt, tlog.Hash, error) {
+	r, err := at.head.receipt(at.index)
+	return r, at.leaf, err
 }
 
 func (l *Log) forget(id ID, ch chan located) {
@@ -195,19 +224,19 @@ func (l *Log) forget(id ID, ch chan located) {
 const sqlFind = `SELECT leaf_index, sha256('\x00'::bytea || body), mac FROM audit_entry WHERE id = $1`
 
 // stored makes a receipt from the database, under the newest head.
-func (l *Log) stored(ctx context.Context, id ID) (Receipt, error) {
+func (l *Log) stored(ctx context.Context, id ID) (r Receipt, leaf tlog.Hash, err error) {
 	index, leaf, err := l.find(ctx, l.db, id)
 	if err != nil {
-		return Receipt{}, err
+		return Receipt{}, leaf, err
 	}
 	head, proof, err := l.proven(ctx, index)
 	if err != nil {
-		return Receipt{}, err
+		return Receipt{}, leaf, err
 	}
 	if err := tlog.CheckRecord(proof, head.Size, head.Root, index, leaf); err != nil {
-		return Receipt{}, fmt.Errorf("proving entry %d: %w: %w", index, errTampered, err)
+		return Receipt{}, leaf, fmt.Errorf("proving entry %d: %w: %w", index, errTampered, err)
 	}
-	return formatReceipt(index, proof, head.Text), nil
+	return formatReceipt(index, proof, head.Text), leaf, nil
 }
 
 // find returns the index and leaf of an entry, if what stands there is what was recorded
@@ -257,7 +286,7 @@ func (l *Log) Refuse(ctx context.Context, e Entry) (Receipt, error) {
 			case a.unknown:
 				return Receipt{}, errors.New("waiting for audit entry: the log is stopping, and whether it was stored is unknown")
 			case !a.again:
-				return l.stored(ctx, s.id)
+				return l.Wait(ctx, s.ref())
 			}
 		}
 	}
@@ -268,15 +297,15 @@ func (l *Log) Refuse(ctx context.Context, e Entry) (Receipt, error) {
 	if err != nil {
 		return Receipt{}, fmt.Errorf("inserting audit entry: %w", err)
 	}
-	return l.Wait(ctx, s.id)
+	return l.Wait(ctx, s.ref())
 }
 
 // settle remembers where a batch's entries went and ends the waits for them.
-func (l *Log) settle(ids []ID, first int64, head *snapshot) {
+func (l *Log) settle(ids []ID, leaves []tlog.Hash, first int64, head *snapshot) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i, id := range ids {
-		at := located{first + int64(i), head}
+		at := located{first + int64(i), leaves[i], head}
 		for _, ch := range l.waiters[id] {
 			ch <- at // never blocks: one send per channel
 		}

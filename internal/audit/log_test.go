@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ func TestAppendWaitVerify(t *testing.T) {
 	r := newRig(t)
 	l := r.running()
 	for i := range 5 {
-		receipt, err := l.Wait(r.context(), r.append(entry(i)))
+		receipt, err := waitID(r.context(), l, r.append(entry(i)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,7 +76,7 @@ func TestStrangersTransactionStallsNothing(t *testing.T) {
 	if err := stranger.Commit(r.context()); err != nil {
 		t.Fatal(err)
 	}
-	receipt, err := l.Wait(r.context(), late)
+	receipt, err := waitID(r.context(), l, late)
 	if err != nil || receipt.Index != 3 {
 		t.Fatalf("index %d, %v", receipt.Index, err)
 	}
@@ -125,7 +126,7 @@ func TestManyWriters(t *testing.T) {
 				if (w+i)%2 == 0 {
 					receipt, err = l.Refuse(r.context(), entry(i))
 				} else {
-					receipt, err = l.Wait(r.context(), r.append(entry(i)))
+					receipt, err = waitID(r.context(), l, r.append(entry(i)))
 				}
 				if err != nil {
 					t.Error(err)
@@ -223,7 +224,7 @@ func TestList(t *testing.T) {
 		if i == 4 {
 			e.Outcome, e.Action, e.Project = Refused, "key.release", ""
 		}
-		if _, err := l.Wait(r.context(), r.append(e)); err != nil {
+		if _, err := waitID(r.context(), l, r.append(e)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -275,7 +276,7 @@ func TestErase(t *testing.T) {
 	r.fill(l, 2)
 	other := entry(2)
 	other.Actor = Actor{Kind: Person, Subject: "https://idp.example|bob", Name: "Bob"}
-	if _, err := l.Wait(r.context(), r.append(other)); err != nil {
+	if _, err := waitID(r.context(), l, r.append(other)); err != nil {
 		t.Fatal(err)
 	}
 	if record := r.get(l, 0); record.Actor.Subject != "https://idp.example|alice" || record.Personal["email"] != "alice@canary.example" {
@@ -309,7 +310,7 @@ func TestWaitEndsWithContext(t *testing.T) {
 	l := r.log()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := l.Wait(ctx, 12345); !errors.Is(err, context.Canceled) {
+	if _, err := waitID(ctx, l, 12345); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 	if len(l.waiters) != 0 {
@@ -328,4 +329,28 @@ func TestChangedOpeningIsNotShown(t *testing.T) {
 	if record := r.get(l, 0); record.Actor.Name != "" || record.Actor.Subject == "" {
 		t.Errorf("record is %+v", record)
 	}
+}
+
+// TestAnotherEntryUnderTheID: whoever writes to the database can have an entry's id stand in the log already, and delete the
+// entry. Who waits for it gets no receipt for what stands there.
+func TestAnotherEntryUnderTheID(t *testing.T) {
+	r := newRig(t)
+	l := r.log()
+	stop := r.start(l)
+	old := r.append(entry(0))
+	if _, body, err := l.WaitID(r.context(), old); err != nil || !bytes.Contains(body, []byte("action")) {
+		t.Fatalf("%s, %v", body, err)
+	}
+	work := &pgx.Batch{}
+	gone, err := r.recorder.Queue(work, entry(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.ID = old
+	for _, log := range []*Log{l, r.log()} { // with its batch in memory, and from the database
+		if receipt, err := log.Wait(r.context(), gone); !errors.Is(err, errTampered) {
+			t.Errorf("receipt %+v, %v", receipt, err)
+		}
+	}
+	_ = stop()
 }

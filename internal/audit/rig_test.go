@@ -119,7 +119,7 @@ func (r *rig) append(e Entry) ID {
 // all have an index.
 func (r *rig) fill(l *Log, n int) {
 	r.Helper()
-	var last ID
+	var last Ref
 	err := postgres.InTx(r.context(), r.db, func(tx pgx.Tx) error {
 		work := &pgx.Batch{}
 		for i := range n {
@@ -200,4 +200,10 @@ func (r *rig) badLog(err error) *BadLog {
 		r.Fatalf("error is %v, want a bad index", err)
 	}
 	return b
+}
+
+// waitID is WaitID for tests that ask for the receipt alone.
+func waitID(ctx context.Context, l *Log, id ID) (Receipt, error) {
+	receipt, _, err := l.WaitID(ctx, id)
+	return receipt, err
 }

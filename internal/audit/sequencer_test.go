@@ -40,7 +40,7 @@ func TestTakeOver(t *testing.T) {
 	}
 
 	next := r.running(lease)
-	if receipt, err := next.Wait(r.context(), r.append(entry(1))); err != nil || receipt.Index != 1 {
+	if receipt, err := waitID(r.context(), next, r.append(entry(1))); err != nil || receipt.Index != 1 {
 		t.Fatalf("after the take-over: index %d, %v", receipt.Index, err)
 	}
 
@@ -159,7 +159,7 @@ func (r *rig) appendAndWait(l *Log, e Entry) error {
 		return err
 	})
 	if err == nil {
-		_, err = l.Wait(r.context(), id)
+		_, err = waitID(r.context(), l, id)
 	}
 	return err
 }
@@ -228,12 +228,12 @@ func TestCrashBetweenCommitAndWait(t *testing.T) {
 	id := r.append(entry(1)) // committed, nobody waits, nobody leads
 
 	after := r.running()
-	receipt, err := after.Wait(r.context(), id)
+	receipt, err := waitID(r.context(), after, id)
 	if err != nil || receipt.Index != 1 {
 		t.Fatalf("index %d, %v", receipt.Index, err)
 	}
 	// A third process, which never leads, gives the same entry's receipt.
-	other, err := r.log().Wait(r.context(), id)
+	other, err := waitID(r.context(), r.log(), id)
 	if err != nil || other.Index != 1 {
 		t.Fatalf("index %d, %v", other.Index, err)
 	}
@@ -256,7 +256,7 @@ func TestEntriesFromBeforeCodesAreAnswered(t *testing.T) {
 	_ = stop()
 	r.disarm()
 	r.exec(`UPDATE audit_entry SET mac = NULL, id = 7 WHERE leaf_index = 1`)
-	if receipt, err := r.log().Wait(r.context(), 7); err != nil || receipt.Index != 1 {
+	if receipt, err := waitID(r.context(), r.log(), 7); err != nil || receipt.Index != 1 {
 		t.Errorf("index %d, %v", receipt.Index, err)
 	}
 	r.exec(`UPDATE audit_entry SET mac = NULL WHERE leaf_index = 2`)
@@ -264,7 +264,7 @@ func TestEntriesFromBeforeCodesAreAnswered(t *testing.T) {
 	if err := r.db.QueryRow(r.context(), `SELECT id FROM audit_entry WHERE leaf_index = 2`).Scan(&id); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.log().Wait(r.context(), id); !errors.Is(err, errTampered) {
+	if _, err := waitID(r.context(), r.log(), id); !errors.Is(err, errTampered) {
 		t.Errorf("a later entry without a code: %v", err)
 	}
 }

@@ -46,7 +46,7 @@ func decode[T checked](body []byte, limit int, what string) (T, error) {
 	return v, nil
 }
 
-// checkNames walks the bytes once, without allocating per value, and refuses what encoding/json would let pass: a name
+// checkNames walks the bytes once, without allocating per value, and refuses before anything is decoded: a name
 // given twice, a name that only matches when case is ignored, null, and nesting deeper than any of our messages. It
 // judges no syntax beyond that; the decoder that follows does.
 func checkNames(body []byte) error {

@@ -39,9 +39,11 @@ type Verifier interface {
 type Log interface {
 	// Append and Queue record an entry in a transaction of the broker's.
 	Append(ctx context.Context, tx pgx.Tx, e audit.Entry) (audit.ID, error)
-	Queue(batch *pgx.Batch, e audit.Entry) (audit.ID, error)
-	// Wait returns once the entry stands under a durable signed checkpoint.
-	Wait(ctx context.Context, id audit.ID) (audit.Receipt, error)
+	Queue(batch *pgx.Batch, e audit.Entry) (audit.Ref, error)
+	// Wait returns once that entry stands under a durable signed checkpoint; WaitID once some entry of this id does, with
+	// what it says.
+	Wait(ctx context.Context, of audit.Ref) (audit.Receipt, error)
+	WaitID(ctx context.Context, id audit.ID) (audit.Receipt, []byte, error)
 	// Refuse appends an entry that has no rows of its own, and waits for it.
 	Refuse(ctx context.Context, e audit.Entry) (audit.Receipt, error)
 }

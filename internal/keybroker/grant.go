@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -252,13 +253,47 @@ func (b *Broker) decide(ctx context.Context, a *attempt) (door.Grant, error) {
 
 // await waits for the checkpoint over an entry, but not for ever: a guest that is told to ask again gets the same answer
 // later. A refusal that is only counted has no entry, and is not waited for.
-func (b *Broker) await(ctx context.Context, id audit.ID) (audit.Receipt, error) {
-	if id == 0 {
+func (b *Broker) await(ctx context.Context, of audit.Ref) (audit.Receipt, error) {
+	if of == (audit.Ref{}) {
 		return audit.Receipt{}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
-	return b.Log.Wait(ctx, id)
+	return b.Log.Wait(ctx, of)
+}
+
+// awaitGrant is await for a grant that was written before. Which entry belongs to it only the database says, so the entry
+// itself must say that it is about this lease and this challenge: otherwise whoever writes to the database could have a key
+// leave whose own entry he has deleted.
+func (b *Broker) awaitGrant(ctx context.Context, a *attempt, id audit.ID, lease string) (audit.Receipt, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
+	defer cancel()
+	receipt, body, err := b.Log.WaitID(ctx, id)
+	if err != nil {
+		return audit.Receipt{}, fmt.Errorf("%w: waiting for the checkpoint of a release: %w", ErrBusy, err)
+	}
+	var entry struct {
+		Action  string        `json:"action"`
+		Outcome audit.Outcome `json:"outcome"`
+		Details struct {
+			Lease     string `json:"lease"`
+			Challenge string `json:"challenge"`
+		} `json:"details"`
+	}
+	if err := json.Unmarshal(body, &entry); err != nil {
+		return audit.Receipt{}, fmt.Errorf("reading the audit entry of lease %s: %w", lease, err)
+	}
+	if entry.Action != a.action() || entry.Outcome != audit.Success || entry.Details.Lease != lease || entry.Details.Challenge != a.challengeID() {
+		b.Logger.Error("the database names another audit entry for a lease than its own", zap.String("workspace", a.challenge.Workspace), zap.String("lease", lease))
+		return audit.Receipt{}, fmt.Errorf("the audit entry that the database names for lease %s is about something else", lease)
+	}
+	return receipt, nil
+}
+
+// challengeID names the challenge in the log, without the code that makes it good.
+func (a *attempt) challengeID() string {
+	id, _, _ := strings.Cut(a.req.Challenge, ".")
+	return id
 }
 
 // answer signs what may leave. It is called only after the checkpoint.
@@ -310,13 +345,14 @@ func (b *Broker) host(site, chip string) string {
 func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, turn *turn) (door.Grant, error) {
 	var busy bool
 	var d decision
+	var entry audit.ID
 	var request, policy []byte
 	row := b.DB.QueryRow(ctx, `SELECT c.outcome IS NULL AND c.expires_at > now() - interval '1 minute',
 		coalesce(l.id, ''), coalesce(l.until, now()), coalesce(l.renew_after, now()), coalesce(l.sealed_enc, ''), coalesce(l.sealed_text, ''), coalesce(l.entry, 0), l.request, l.policy
 		FROM broker_challenge c LEFT JOIN broker_lease l ON l.challenge = c.id AND l.state = 'live' AND l.until > now()
 			AND (c.purpose = 'renew' OR l.sealed_text IS NOT NULL)
 		WHERE c.id = $1`, req.Challenge)
-	err := row.Scan(&busy, &d.lease, &d.until, &d.renewAfter, &d.sealed.Enc, &d.sealed.Ciphertext, &d.entry, &request, &policy)
+	err := row.Scan(&busy, &d.lease, &d.until, &d.renewAfter, &d.sealed.Enc, &d.sealed.Ciphertext, &entry, &request, &policy)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return door.Grant{}, fmt.Errorf("looking for an earlier answer: %w", err)
 	}
@@ -340,9 +376,9 @@ func (b *Broker) redeliver(ctx context.Context, req door.GrantRequest, turn *tur
 	if verdict != nil || string(a.requestHash()) != string(request) {
 		return door.Grant{}, b.anonymous(turn, CodeNonce, "the challenge is used, by another guest or with other keys")
 	}
-	receipt, err := b.await(ctx, d.entry)
+	receipt, err := b.awaitGrant(ctx, a, entry, d.lease)
 	if err != nil {
-		return door.Grant{}, fmt.Errorf("%w: waiting for the checkpoint of a release: %w", ErrBusy, err)
+		return door.Grant{}, err
 	}
 	if err := b.mayLeaveAgain(ctx, a, d.lease); err != nil {
 		b.refusedGuest(a, err)

@@ -70,11 +70,18 @@ type failingLog struct {
 	broken bool
 }
 
-func (l *failingLog) Wait(ctx context.Context, id audit.ID) (audit.Receipt, error) {
+func (l *failingLog) Wait(ctx context.Context, of audit.Ref) (audit.Receipt, error) {
 	if l.broken {
 		return audit.Receipt{}, errors.New("no sequencer")
 	}
-	return l.Log.Wait(ctx, id)
+	return l.Log.Wait(ctx, of)
+}
+
+func (l *failingLog) WaitID(ctx context.Context, id audit.ID) (audit.Receipt, []byte, error) {
+	if l.broken {
+		return audit.Receipt{}, nil, errors.New("no sequencer")
+	}
+	return l.Log.WaitID(ctx, id)
 }
 
 func TestNothingLeavesBeforeTheCheckpoint(t *testing.T) {
@@ -108,14 +115,24 @@ type meddlingLog struct {
 	meanwhile func()
 }
 
-func (l *meddlingLog) Wait(ctx context.Context, id audit.ID) (audit.Receipt, error) {
-	receipt, err := l.Log.Wait(ctx, id)
+func (l *meddlingLog) meddle() {
 	if l.meanwhile != nil {
 		do := l.meanwhile
 		l.meanwhile = nil
 		do()
 	}
+}
+
+func (l *meddlingLog) Wait(ctx context.Context, of audit.Ref) (audit.Receipt, error) {
+	receipt, err := l.Log.Wait(ctx, of)
+	l.meddle()
 	return receipt, err
+}
+
+func (l *meddlingLog) WaitID(ctx context.Context, id audit.ID) (audit.Receipt, []byte, error) {
+	receipt, body, err := l.Log.WaitID(ctx, id)
+	l.meddle()
+	return receipt, body, err
 }
 
 func TestRedeliveryNeedsEveryFact(t *testing.T) {
@@ -271,5 +288,74 @@ func TestFloorRaisedWhileJudged(t *testing.T) {
 	hash := raised.Hash()
 	if n := r.count(`SELECT count(*) FROM broker_decision WHERE outcome = 'released' AND policy = $1`, hash[:]); n != 1 {
 		t.Error("a key was released under a floor that was no longer in force")
+	}
+}
+
+// TestRedeliveryNeedsItsOwnEntry: the database says which audit entry belongs to a lease. It is not believed: with its own
+// entry deleted before it was signed, and another named, a key would leave of which the log knows nothing.
+func TestRedeliveryNeedsItsOwnEntry(t *testing.T) {
+	r := newRig(t)
+	first := "01jabcdefghjkmnpqrstvw0001"
+	r.ready(first)
+	r.prepareAndArm(testWorkspace)
+	log := &failingLog{Log: r.log, broken: true}
+	r.broker.Log = log
+	g := r.boot(testWorkspace, 1)
+	c, req, err := g.challengeFor(door.Unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := g.request(c, req, "")
+	if _, err := r.broker.Grant(t.Context(), request, "p"); !errors.Is(err, ErrBusy) {
+		t.Fatal(err)
+	}
+	log.broken = false
+	var own int64
+	if err := r.db.QueryRow(t.Context(), `SELECT entry FROM broker_lease WHERE workspace = $1`, testWorkspace).Scan(&own); err != nil {
+		t.Fatal(err)
+	}
+	for _, action := range []string{"key.release", "guest.formatted"} { // of the other workspace
+		r.exec(`UPDATE broker_lease SET entry = (SELECT id FROM (SELECT id, action FROM audit_entry UNION ALL SELECT id, action FROM audit_inbox) e
+			WHERE action = $2 AND id <> $3 LIMIT 1) WHERE workspace = $1`, testWorkspace, action, own)
+		answer, err := r.broker.Grant(t.Context(), request, "p")
+		if err == nil || len(answer.Sealed.Ciphertext) != 0 {
+			t.Errorf("%s of another lease stands for the release: %v", action, err)
+		}
+	}
+	r.exec(`UPDATE broker_lease SET entry = $2 WHERE workspace = $1`, testWorkspace, own)
+	answer, err := r.broker.Grant(t.Context(), request, "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.open(c, req, answer)
+}
+
+// TestRenewalIsRedeliveredWithItsOwnEntry, and not with that of an earlier renewal of the same lease.
+func TestRenewalIsRedeliveredWithItsOwnEntry(t *testing.T) {
+	r := newRig(t)
+	g, _, _ := r.ready(testWorkspace)
+	renew := func() (request door.GrantRequest, entry int64) {
+		c, req, err := g.challengeFor(door.Renew)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request = g.request(c, req, "")
+		if _, err := r.broker.Grant(t.Context(), request, "p"); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.db.QueryRow(t.Context(), `SELECT entry FROM broker_lease WHERE workspace = $1 AND state = 'live'`, testWorkspace).Scan(&entry); err != nil {
+			t.Fatal(err)
+		}
+		return request, entry
+	}
+	_, earlier := renew()
+	request, own := renew()
+	r.exec(`UPDATE broker_lease SET entry = $1`, earlier)
+	if _, err := r.broker.Grant(t.Context(), request, "p"); err == nil {
+		t.Error("the entry of an earlier renewal stands for this one")
+	}
+	r.exec(`UPDATE broker_lease SET entry = $1`, own)
+	if _, err := r.broker.Grant(t.Context(), request, "p"); err != nil {
+		t.Error(err)
 	}
 }

@@ -24,7 +24,7 @@ type decision struct {
 	lease             string
 	until, renewAfter time.Time
 	sealed            door.Box
-	entry             audit.ID
+	entry             audit.Ref
 }
 
 // standing is what the transaction reads, with everything locked that it rests on.
@@ -267,7 +267,7 @@ func (b *Broker) unlock(ctx context.Context, tx *postgres.Batches, a *attempt, d
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $15, $16, 'live', $9, now() + make_interval(secs => $10), now() + make_interval(secs => $10 / 2),
 			'attested', $11, $12, $13, $14, $17) RETURNING until, renew_after`,
 		d.lease, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.volumeID, a.result.ReportID[:], a.req.SigningKey,
-		hexOf(a.result.ChipID[:]), mode, life.Seconds(), a.req.Challenge, a.requestHash(), d.sealed.Enc, d.sealed.Ciphertext, a.result.Product, a.policyHash[:], d.entry).
+		hexOf(a.result.ChipID[:]), mode, life.Seconds(), a.req.Challenge, a.requestHash(), d.sealed.Enc, d.sealed.Ciphertext, a.result.Product, a.policyHash[:], d.entry.ID).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&d.until, &d.renewAfter) })
 	return b.writeDecision(ctx, tx, a, d, batch, "released", "", checks)
 }
@@ -286,7 +286,7 @@ func (b *Broker) renew(ctx context.Context, tx *postgres.Batches, a *attempt, d 
 	}
 	batch.Queue(`UPDATE broker_lease SET until = now() + make_interval(secs => $2), renew_after = now() + make_interval(secs => $2 / 2),
 			challenge = $3, request = $4, policy = $5, entry = $6, sealed_enc = NULL, sealed_text = NULL
-		WHERE id = $1 AND state = 'live' RETURNING until, renew_after`, d.lease, life.Seconds(), a.req.Challenge, a.requestHash(), a.policyHash[:], d.entry).
+		WHERE id = $1 AND state = 'live' RETURNING until, renew_after`, d.lease, life.Seconds(), a.req.Challenge, a.requestHash(), a.policyHash[:], d.entry.ID).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&d.until, &d.renewAfter) })
 	return b.writeDecision(ctx, tx, a, d, batch, "renewed", "", checks)
 }
@@ -384,7 +384,7 @@ func (b *Broker) entry(a *attempt, d *decision, action string, outcome audit.Out
 		"evidence": hexOf(evidenceDigest(a.judged)), "policy": hexOf(a.policyHash[:]), "collateral": a.collateral.digest.String(),
 	}
 	if d.lease != "" {
-		details["lease"] = d.lease
+		details["lease"], details["challenge"] = d.lease, a.challengeID()
 	}
 	if a.secret != nil {
 		details["secret"] = a.secret.ID
@@ -459,7 +459,7 @@ func (b *Broker) queueDecision(a *attempt, d *decision, batch *pgx.Batch, outcom
 			event_log, policy, collateral, report_data, judged_at, lease, secret, entry)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)`,
 		d.id, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.req.Challenge, string(a.challenge.Purpose), outcome, code, attest.AppendChecks(nil, checks),
-		string(a.judged.TEE), name(a.judged.Report), certificates, log, a.policyHash[:], a.collateral.digest[:], a.reportData[:], a.judgedAt, lease, secret, d.entry,
+		string(a.judged.TEE), name(a.judged.Report), certificates, log, a.policyHash[:], a.collateral.digest[:], a.reportData[:], a.judgedAt, lease, secret, d.entry.ID,
 		a.judged.Report, challengeOutcome)
 }
 

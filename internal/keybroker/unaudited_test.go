@@ -25,18 +25,25 @@ func (l *brokenLog) Append(ctx context.Context, tx pgx.Tx, e audit.Entry) (audit
 	return l.Log.Append(ctx, tx, e)
 }
 
-func (l *brokenLog) Queue(batch *pgx.Batch, e audit.Entry) (audit.ID, error) {
+func (l *brokenLog) Queue(batch *pgx.Batch, e audit.Entry) (audit.Ref, error) {
 	if l.queue != nil {
-		return 0, l.queue
+		return audit.Ref{}, l.queue
 	}
 	return l.Log.Queue(batch, e)
 }
 
-func (l *brokenLog) Wait(ctx context.Context, id audit.ID) (audit.Receipt, error) {
+func (l *brokenLog) Wait(ctx context.Context, of audit.Ref) (audit.Receipt, error) {
 	if l.wait != nil {
 		return audit.Receipt{}, l.wait
 	}
-	return l.Log.Wait(ctx, id)
+	return l.Log.Wait(ctx, of)
+}
+
+func (l *brokenLog) WaitID(ctx context.Context, id audit.ID) (audit.Receipt, []byte, error) {
+	if l.wait != nil {
+		return audit.Receipt{}, nil, l.wait
+	}
+	return l.Log.WaitID(ctx, id)
 }
 
 func (l *brokenLog) Refuse(ctx context.Context, e audit.Entry) (audit.Receipt, error) {
