@@ -17,12 +17,20 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := newRoot(os.Stdout, os.Stderr).ExecuteContext(ctx)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "siesta:", err)
-		os.Exit(1)
+	os.Exit(code)
+}
+
+// run returns the exit code. An error may quote what any server answered, so all of them are made plain here.
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	root := newRoot(out, errOut)
+	root.SetArgs(args)
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(errOut, "siesta:", plainLines(err.Error()))
+		return 1
 	}
+	return 0
 }
 
 // app is what the commands share.

@@ -64,6 +64,15 @@ func plain(s string) string {
 	}, s)
 }
 
+// plainLines is plain for texts of more than one line.
+func plainLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		lines[i] = plain(line)
+	}
+	return strings.Join(lines, "\n")
+}
+
 // short cuts what is longer than anybody reads in a table, such as the id of a chip; -o json has all of it.
 func short(s string) string {
 	if runes := []rune(s); len(runes) > 64 {

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+// commands is what a terminal obeys: its title, its screen, and the one-character form of ESC [ with DEL.
+const commands = "\x1b]0;x\x07\x1b[2J\r\u009b2J\x7f"
+
+// obeyed finds what is left of them.
+func obeyed(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) && r != '\n' })
+}
+
+func TestAnErrorCannotCommandTheTerminal(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = conn.Write([]byte("HTTP/1.1 404 gone" + strings.ReplaceAll(commands, "\r", "") + "\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+	}))
+	defer server.Close()
+	t.Setenv("SIESTA_CONFIG_DIR", t.TempDir())
+	t.Setenv("SIESTA_TOKEN", "x")
+	for _, args := range [][]string{{"workspace", "list"}, {"login", "--issuer", server.URL}} {
+		var out, errs bytes.Buffer
+		code := run(t.Context(), append(args, "--server", server.URL), &out, &errs)
+		if code != 1 || !strings.Contains(errs.String(), "404 gone?") || obeyed(errs.String()) {
+			t.Errorf("siesta %v: %d, %q", args, code, errs.String())
+		}
+	}
+	if got := plainLines("one\x1b\n  next: two\r"); got != "one?\n  next: two?" {
+		t.Errorf("%q", got)
+	}
+}
