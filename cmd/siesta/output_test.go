@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -39,5 +40,24 @@ func TestAnErrorCannotCommandTheTerminal(t *testing.T) {
 	}
 	if got := plainLines("one\x1b\n  next: two\r"); got != "one?\n  next: two?" {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestAnIssuerCannotCommandTheTerminal(t *testing.T) {
+	var issuer *httptest.Server
+	issuer = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := map[string]any{"issuer": issuer.URL, "device_authorization_endpoint": issuer.URL + "/device"}
+		if r.URL.Path == "/device" { // with a code that has run out: nobody waits for it
+			answer = map[string]any{"device_code": "d", "user_code": "AB" + commands, "verification_uri": "https://open.example/" + commands, "expires_in": -60}
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	defer issuer.Close()
+	t.Setenv("SIESTA_CONFIG_DIR", t.TempDir())
+	var out, errs bytes.Buffer
+	run(t.Context(), []string{"login", "--issuer", issuer.URL, "--server", issuer.URL}, &out, &errs)
+	if !strings.Contains(errs.String(), "Open https://open.example/?") || !strings.Contains(errs.String(), "the code AB?") || obeyed(errs.String()) {
+		t.Errorf("%q", errs.String())
 	}
 }

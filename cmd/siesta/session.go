@@ -137,7 +137,7 @@ func deviceLogin(ctx context.Context, s session, out io.Writer) (*oauth2.Token, 
 	if where == "" {
 		where = device.VerificationURI
 	}
-	fmt.Fprintf(out, "Open %s\nand confirm the code %s\n", where, device.UserCode)
+	fmt.Fprintf(out, "Open %s\nand confirm the code %s\n", plain(where), plain(device.UserCode))
 	token, err := config.DeviceAccessToken(ctx, device, oauth2.VerifierOption(verifier))
 	if err != nil {
 		return nil, fmt.Errorf("waiting for the confirmation: %w", err)
