@@ -61,3 +61,15 @@ func TestAnIssuerCannotCommandTheTerminal(t *testing.T) {
 		t.Errorf("%q", errs.String())
 	}
 }
+
+func TestAnOperationCannotCommandTheTerminal(t *testing.T) {
+	text, err := json.Marshal("odd" + commands)
+	must(t, err)
+	odd := string(text)
+	out, _ := siesta(t, map[string]string{
+		"GET /v1/operations/o1": `{"id":"o1","state":"succeeded","kind":` + odd + `,"workspace":` + odd + `,"steps":[{"state":` + odd + `,"name":` + odd + `,"detail":` + odd + `}]}`,
+	}, "operation", "watch", "o1")
+	if strings.Count(out, "odd?") != 5 || obeyed(out) {
+		t.Errorf("%q", out)
+	}
+}

@@ -254,7 +254,7 @@ func (a *app) follow(ctx context.Context, service api, id string) error {
 			}
 			seen[s.Name] = now
 			if !a.printer().json {
-				fmt.Fprintf(a.out, "  %-10s %-16s %s\n", s.State, s.Name, plain(s.explain()))
+				fmt.Fprintf(a.out, "  %-10s %-16s %s\n", plain(s.State), plain(s.Name), plain(s.explain()))
 			}
 		}
 		if op.ended() {
@@ -274,7 +274,7 @@ func (a *app) outcome(op operationView, body []byte) error {
 			return err
 		}
 	} else {
-		fmt.Fprintf(a.out, "%s of workspace %s: %s\n", op.Kind, op.Workspace, op.State)
+		fmt.Fprintln(a.out, plain(fmt.Sprintf("%s of workspace %s: %s", op.Kind, op.Workspace, op.State)))
 	}
 	if op.State == "succeeded" {
 		return nil
