@@ -16,7 +16,9 @@ type printer struct {
 	json bool
 }
 
-// raw prints an answer's body as it came, indented.
+// raw prints an answer's body as it came, indented. JSON itself escapes the control characters below U+0020 only; the
+// others are escaped here, as some terminals obey them. Whoever reads the JSON gets the same text, and U+FFFD, as of any
+// reader, for a byte that is no UTF-8.
 func (p printer) raw(body []byte) error {
 	var v json.RawMessage
 	if err := json.Unmarshal(body, &v); err != nil {
@@ -26,7 +28,15 @@ func (p printer) raw(body []byte) error {
 	if err != nil {
 		return fmt.Errorf("printing the answer: %w", err)
 	}
-	_, err = fmt.Fprintf(p.out, "%s\n", pretty)
+	var text strings.Builder
+	for _, r := range string(pretty) {
+		if unicode.IsControl(r) && r != '\n' { // MarshalIndent breaks lines between values; in strings it is escaped
+			fmt.Fprintf(&text, `\u%04x`, r)
+		} else {
+			text.WriteRune(r)
+		}
+	}
+	_, err = fmt.Fprintln(p.out, text.String())
 	return err
 }
 

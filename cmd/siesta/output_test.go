@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+	"unicode/utf8"
 )
 
 // commands is what a terminal obeys: its title, its screen, and the one-character form of ESC [ with DEL.
@@ -71,5 +72,25 @@ func TestAnOperationCannotCommandTheTerminal(t *testing.T) {
 	}, "operation", "watch", "o1")
 	if strings.Count(out, "odd?") != 5 || obeyed(out) {
 		t.Errorf("%q", out)
+	}
+}
+
+func TestJSONCannotCommandTheTerminal(t *testing.T) {
+	want := "\\" + commands + "\u0080\u009f\u00a0\nü€😀"
+	text, err := json.Marshal(want)
+	must(t, err)
+	const id = "e\x9b1" // the byte that is CSI to a terminal of eight bits
+	answers := map[string]string{"GET /v1/endorsements/e1": `{"id":"` + id + `","signer":` + string(text) + `}`}
+	answers["GET /v1/endorsements"] = `{"items":[` + answers["GET /v1/endorsements/e1"] + `]}`
+	for _, args := range [][]string{{"show", "e1"}, {"list"}} {
+		out, _ := siesta(t, answers, append([]string{"endorsement", "-o", "json"}, args...)...)
+		var v endorsementView
+		body := strings.Trim(out, "[]\n")
+		if err := json.Unmarshal([]byte(body), &v); err != nil || v.Signer != want || v.ID != "e\ufffd1" {
+			t.Errorf("%v: %q, %q, %v", args, v.ID, v.Signer, err)
+		}
+		if obeyed(out) || !utf8.ValidString(out) || !strings.Contains(out, `\u009b2J\u007f`) || !strings.Contains(out, "ü€😀") {
+			t.Errorf("%v: %q", args, out)
+		}
 	}
 }
