@@ -10,6 +10,8 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+
+	"github.com/eosc-siesta/siestad/internal/corim"
 )
 
 type endorsementView struct {
@@ -46,7 +48,7 @@ func (a *app) endorsement() *cobra.Command {
 	cmd := &cobra.Command{Use: "endorsement", Short: "Import what others sign about files (CoRIM documents)"}
 	cmd.AddCommand(
 		&cobra.Command{Use: "import FILE", Short: "Import a signed document; it approves nothing", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-			body, err := readDocument("the document", args[0])
+			body, err := readDocument("the signed document", args[0], corim.MaxSize)
 			if err != nil {
 				return err
 			}

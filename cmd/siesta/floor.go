@@ -138,7 +138,7 @@ func (a *app) signFloor() *cobra.Command {
 			if !ok {
 				return fmt.Errorf("reading the key: %s holds no Ed25519 key", keyFile)
 			}
-			payload, err := readDocument("the advisories", args[0])
+			payload, err := readDocument("the advisories", args[0], maxDocument)
 			if err != nil {
 				return err
 			}
