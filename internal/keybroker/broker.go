@@ -250,10 +250,13 @@ func (b *Broker) sweep(ctx context.Context) error {
 
 // clearOld deletes challenges and sessions that have run out.
 func (b *Broker) clearOld(ctx context.Context) error {
-	// A row is all that says that a challenge is used: a database whose clock was ahead, and is set back by more than a row is
-	// kept, would take the challenge again. Hence an hour; and what was granted for longer, for answers that were lost.
-	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_challenge WHERE expires_at < now() - interval '1 hour'
-		AND (outcome IS DISTINCT FROM 'granted' OR expires_at < now() - interval '1 day')`); err != nil {
+	// A row says that its challenge is used, and broker_swept that all are whose rows are gone: a database whose clock was
+	// ahead, and is set back, takes none of them again. It is raised to what was deleted, not to now, so that a clock that
+	// jumps ahead for a moment does not have challenges refused that nobody used. What was granted is kept for a day, for
+	// answers that were lost.
+	if _, err := b.DB.Exec(ctx, `WITH gone AS (DELETE FROM broker_challenge WHERE expires_at < now() - interval '1 minute'
+			AND (outcome IS DISTINCT FROM 'granted' OR expires_at < now() - interval '1 day') RETURNING expires_at)
+		UPDATE broker_swept s SET until = g.until FROM (SELECT max(expires_at) AS until FROM gone) g WHERE g.until > s.until`); err != nil {
 		return fmt.Errorf("deleting old challenges: %w", err)
 	}
 	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_kbs_session WHERE expires_at < now() - interval '1 hour'

@@ -94,7 +94,7 @@ func TestAskingLeavesNothing(t *testing.T) {
 	if _, _, err := g.grant(door.Unlock); err != nil {
 		t.Fatal(err)
 	}
-	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '61 minutes'`)
+	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '61 seconds'`)
 	if err := r.broker.sweep(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +203,7 @@ func TestSweepDoesNotWaitForTheLog(t *testing.T) {
 	if _, err := r.broker.consume(context.Background(), g.request(c, req, ""), used, nonce); err != nil {
 		t.Fatal(err)
 	}
-	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '61 minutes'`)
+	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '61 seconds'`)
 	r.broker.Unreadable(stranger)
 	r.broker.Log = stalledLog{r.log}
 	if err := r.broker.sweep(context.Background()); err == nil {

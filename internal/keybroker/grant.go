@@ -131,9 +131,11 @@ const attemptJoins = ` JOIN broker_arm a ON a.workspace = c.workspace AND a.gene
 	LEFT JOIN broker_key k ON k.workspace = c.workspace AND k.state = 'active'`
 
 // consumeQuery is a statement and a transaction of its own: that the nonce is used is durable before the evidence is looked
-// at. The row stays until after the challenge has run out, so it cannot be written twice.
+// at. The row stays until after the challenge has run out, and from then on broker_swept stands for it, whatever the clock
+// says: so it cannot be written twice.
 const consumeQuery = `WITH c AS (INSERT INTO broker_challenge (id, nonce, workspace, generation, epoch, purpose, expires_at, used_at)
-	SELECT $1, $2, workspace, generation, $5, $6, $7, now() FROM broker_arm WHERE workspace = $3 AND generation = $4 AND $7 > now()
+	SELECT $1, $2, workspace, generation, $5, $6, $7, now() FROM broker_arm WHERE workspace = $3 AND generation = $4
+		AND $7 > now() AND $7 > (SELECT until FROM broker_swept)
 	ON CONFLICT DO NOTHING RETURNING nonce, workspace, generation, purpose, epoch)
 	SELECT ` + attemptColumns + ` FROM c` + attemptJoins
 

@@ -243,8 +243,8 @@ func TestInterruptedGrantIsNoRefusal(t *testing.T) {
 	}
 }
 
-// The database's clock was ahead by most of an hour when the sweep ran, and is right again: a challenge that was used, and
-// that lives by this clock, is used still.
+// The database's clock was a day ahead when the sweep ran, and is right again: a challenge that was used, and
+// that lives by this clock, is used still, although its row is gone; another, that nobody used, is good.
 func TestUsedChallengeAfterTheClockWentBack(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -259,12 +259,42 @@ func TestUsedChallengeAfterTheClockWentBack(t *testing.T) {
 	spoilt.HPKE = r.boot(testWorkspace, 1).hpke.Public()
 	_, err = r.broker.Grant(context.Background(), spoilt, stranger)
 	wantCode(t, err, attest.CodeReportData)
-	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '59 minutes'`)
+	database := r.shiftedClock()
+	database("1 day")
 	if err := r.broker.sweep(context.Background()); err != nil {
 		t.Fatal(err)
 	}
+	if n := r.count(`SELECT count(*) FROM broker_challenge`); n != 0 {
+		t.Fatalf("%d rows of challenges that have run out", n)
+	}
+	database("0")
 	_, err = r.broker.Grant(context.Background(), request, siteNAT)
 	wantCode(t, err, CodeNonce)
+	r.exec(`UPDATE broker_swept SET until = until - interval '1 minute'`) // as if the next challenge came that much later
+	if _, _, err := g.grant(door.Unlock); err != nil {
+		t.Errorf("a challenge that nobody used: %v", err)
+	}
+	before := r.count(`SELECT extract(epoch FROM until)::bigint FROM broker_swept`)
+	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '2 days'`)
+	if err := r.broker.sweep(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if after := r.count(`SELECT extract(epoch FROM until)::bigint FROM broker_swept`); after != before {
+		t.Errorf("what was swept went from %d to %d when less was", before, after)
+	}
+}
+
+// shiftedClock puts a clock before the database's that can be set: an interval by which it is ahead.
+func (r *rig) shiftedClock() (set func(ahead string)) {
+	r.exec(`CREATE SCHEMA shifted`)
+	set = func(ahead string) {
+		r.exec(`CREATE OR REPLACE FUNCTION shifted.now() RETURNS timestamptz STABLE LANGUAGE sql
+			RETURN pg_catalog.now() + interval '` + ahead + `'`)
+	}
+	set("0")
+	r.exec(`DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = shifted, public, pg_catalog', current_database()); END $$`)
+	r.db.Reset() // the setting is that of new connections
+	return set
 }
 
 func TestFloorRaisedWhileJudged(t *testing.T) {
