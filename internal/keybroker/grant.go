@@ -114,12 +114,14 @@ func (b *Broker) fits(ctx context.Context, a *attempt, purposes ...door.Purpose)
 	return b.refuseUnkept(ctx, a, code, why)
 }
 
-// refuseUnkept refuses a grant whose nonce is burnt and of which nothing is kept but a count.
+// refuseUnkept refuses a grant whose nonce is burnt and of which nothing is kept but a count. The address pays first, as in
+// refuseEvidence: a database that fails makes nothing free.
 func (b *Broker) refuseUnkept(ctx context.Context, a *attempt, code, why string) error {
+	a.turn.refused()
 	if _, err := b.DB.Exec(ctx, `UPDATE broker_challenge SET outcome = 'refused' WHERE id = $1`, a.req.Challenge); err != nil {
 		return fmt.Errorf("closing a challenge: %w", err)
 	}
-	return b.anonymous(a.turn, code, why)
+	return b.count(code, why)
 }
 
 const attemptColumns = `c.nonce, c.workspace, c.generation, c.purpose, c.epoch, v.project, v.site, coalesce(v.secret_id, ''),

@@ -279,3 +279,27 @@ func TestTurnIsPaidOnce(t *testing.T) {
 		t.Errorf("%v left of who was not let in", n)
 	}
 }
+
+// What nothing would judge costs its address one, also where the database fails before the challenge is closed.
+func TestUnkeptRefusalIsPaidWithoutTheDatabase(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.prepareAndArm(testWorkspace)
+	g := r.boot(testWorkspace, 1)
+	c, req, err := g.challengeFor(door.Unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spoilt := g.request(c, req, "")
+	spoilt.Evidence.TEE = "none"
+	r.exec(`CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'the disk is full'; END $$`)
+	r.exec(`CREATE TRIGGER fails BEFORE UPDATE ON broker_challenge EXECUTE FUNCTION fails()`)
+	_, err = r.broker.Grant(context.Background(), spoilt, stranger)
+	var refused *Refusal
+	if err == nil || errors.As(err, &refused) {
+		t.Errorf("the database's fault is not told: %v", err)
+	}
+	if n := r.broker.limits.credit(stranger); n > peerBurst-0.5 {
+		t.Errorf("%v of the credit are left", n)
+	}
+}
