@@ -2,6 +2,7 @@ package keybroker
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 )
@@ -25,12 +26,19 @@ func (b *Broker) admit(ctx context.Context, peer string, within bool) (*turn, er
 			return t, nil
 		}
 	}
-	if t.place = b.line.enter(ctx); t.place == nil {
-		// Nothing was done for it, so it costs nothing: guests that come in thousands and ask again, as they should, do not
-		// use up the credit of their site with that.
-		return nil, b.count(CodeRate, "too many requests wait")
+	if ctx.Err() == nil {
+		t.place = b.line.enter(ctx)
 	}
-	return t, nil
+	switch {
+	case t.place != nil:
+		return t, nil
+	case ctx.Err() != nil:
+		// It has hung up, and nobody refused it.
+		return nil, fmt.Errorf("waiting to be let in: %w", ctx.Err())
+	}
+	// Nothing was done for it, so it costs no credit: guests that come in thousands and ask again, as they should, do not use
+	// up that of their site with this.
+	return nil, b.count(CodeRate, "too many requests wait")
 }
 
 // leave lets the next one in, and costs nothing: it is known that the caller is somebody, or the request has ended and is

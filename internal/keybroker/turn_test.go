@@ -280,6 +280,49 @@ func TestTurnIsPaidOnce(t *testing.T) {
 	}
 }
 
+// Who has hung up before a turn of his is not let in, and is not counted as one of too many, whether or not there is room.
+func TestHungUpBeforeItsTurn(t *testing.T) {
+	b := &Broker{limits: newLimits(standing2026().now), line: newLine(), aggregate: newAggregate()}
+	gone, hangUp := context.WithCancel(context.Background())
+	hangUp()
+	for range peerBurst {
+		if b.limits.enter(context.Background(), "p") == nil {
+			t.Fatal("not let in with credit")
+		}
+	}
+	hungUp := func(err error) {
+		t.Helper()
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v, want that the caller is gone", err)
+		}
+	}
+	for _, within := range []bool{true, false} {
+		for range 64 { // a select of two that are ready takes either
+			_, err := b.admit(gone, "p", within)
+			hungUp(err)
+		}
+	}
+	for range linePlaces {
+		if b.line.enter(context.Background()) == nil {
+			t.Fatal("not let in by an empty line")
+		}
+	}
+	waiting, hangUp := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() {
+		_, err := b.admit(waiting, "p", false)
+		ended <- err
+	}()
+	for len(b.line.waiting) == 0 {
+		runtime.Gosched()
+	}
+	hangUp()
+	hungUp(<-ended)
+	if len(b.aggregate.counts) != 0 || len(b.line.waiting) != 0 || len(b.line.places) != linePlaces {
+		t.Errorf("counted: %v; %d wait and %d are in the line", b.aggregate.counts, len(b.line.waiting), len(b.line.places))
+	}
+}
+
 // What nothing would judge costs its address one, also where the database fails before the challenge is closed.
 func TestUnkeptRefusalIsPaidWithoutTheDatabase(t *testing.T) {
 	t.Parallel()
