@@ -24,6 +24,7 @@ const (
 	freshSession                   = 30 * time.Second // no session goes that soon
 	linePlaces, lineLength         = 2, 256
 	peerWaiting                    = 1024 // of an address: a site of a thousand guests boots in one moment
+	allWaiting                     = 4096 // of all addresses: each holds a request that was read
 )
 
 type bucket struct {
@@ -36,6 +37,7 @@ type limits struct {
 	now        func() time.Time
 	mu         sync.Mutex
 	peers      map[string]*account
+	waiting    int // at all accounts
 	challenges map[string]bucket
 	sessions   map[string]bucket
 	leases     map[string]bucket

@@ -71,7 +71,8 @@ func (t *turn) end(back float64) {
 //
 // A whole site may stand behind one address, and its guests may boot in one moment. They need not be let in in that moment,
 // for peerBurst at a time are more than the database answers at once; so those beyond the credit wait for what the others
-// give back, each within milliseconds, and none hears a refusal for that. They do not wait in the line, where the site
+// give back, each within milliseconds. Where all credit turns out to be spent, those who wait go to the line at once, and
+// whom it has no room for hears 429 and asks again: that is delay, and locks nobody out. They do not wait in the line, where the site
 // would have two places and strangers before it.
 type account struct {
 	bucket
@@ -85,12 +86,18 @@ func (l *limits) enter(ctx context.Context, peer string) *account {
 	mine := make(chan bool, 1)
 	l.mu.Lock()
 	a := l.account(peer)
-	if len(a.waiting) >= peerWaiting {
-		l.mu.Unlock()
-		return nil
-	}
 	a.waiting = append(a.waiting, mine)
+	l.waiting++
 	l.settle(a)
+	if len(a.waiting) > peerWaiting || l.waiting > allWaiting {
+		// Not told yet, so it is the last that waits here, and the only one too many.
+		if n := len(a.waiting); n > 0 && a.waiting[n-1] == mine {
+			a.waiting = a.waiting[:n-1]
+			l.waiting--
+			l.mu.Unlock()
+			return nil
+		}
+	}
 	l.mu.Unlock()
 	credit := false
 	select {
@@ -116,6 +123,7 @@ func (l *limits) gone(a *account, mine chan bool) bool {
 		return false
 	}
 	a.waiting = slices.Delete(a.waiting, i, i+1)
+	l.waiting--
 	return true
 }
 
@@ -163,6 +171,7 @@ func (l *limits) settle(a *account) {
 		}
 		a.waiting[0] <- credit
 		a.waiting = a.waiting[1:]
+		l.waiting--
 	}
 }
 

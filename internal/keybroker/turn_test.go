@@ -204,6 +204,14 @@ func TestHeldCreditIsBounded(t *testing.T) {
 		t.Error("one more waits")
 	}
 	a.waiting = nil
+	l.waiting = allWaiting
+	if l.enter(context.Background(), "p") != nil || len(a.waiting) != 0 || l.waiting != allWaiting {
+		t.Error("one more waits of all")
+	}
+	if other := l.enter(context.Background(), "other"); other == nil || l.waiting != allWaiting {
+		t.Error("who has credit need not wait, and is not let in")
+	}
+	l.waiting = 0
 	c.add(time.Hour)
 	if n := l.credit("p"); n != 0 {
 		t.Errorf("%v came while all was held", n)
@@ -293,7 +301,7 @@ func TestHungUpBeforeItsTurn(t *testing.T) {
 	hungUp := func(err error) {
 		t.Helper()
 		if !errors.Is(err, context.Canceled) {
-			t.Errorf("got %v, want that the caller is gone", err)
+			t.Fatalf("got %v, want that the caller is gone", err)
 		}
 	}
 	for _, within := range []bool{true, false} {
