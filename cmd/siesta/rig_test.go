@@ -207,11 +207,22 @@ func (r *rig) decided() []byte {
 	return chip
 }
 
-// writeFloorKey saves the key of floor files as whoever signs them has it.
-func (r *rig) writeFloorKey(name string) error {
-	der, err := x509.MarshalPKCS8PrivateKey(r.floors)
+// writeFloorKeys saves the key of floor files as whoever signs them has it, another's, and a file that only looks like one.
+func (r *rig) writeFloorKeys(dir string) error {
+	_, other, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	files := map[string][]byte{"noise.pem": []byte("noise")}
+	for name, key := range map[string]ed25519.PrivateKey{"floor.pem": r.floors, "other.pem": other} {
+		if files[name], err = x509.MarshalPKCS8PrivateKey(key); err != nil {
+			return err
+		}
+	}
+	for name, der := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }

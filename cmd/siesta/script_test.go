@@ -35,7 +35,7 @@ func TestScripts(t *testing.T) {
 			} {
 				env.Setenv(name, value)
 			}
-			return r.writeFloorKey(filepath.Join(env.WorkDir, "floor.pem"))
+			return r.writeFloorKeys(env.WorkDir)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"as": as, "keep": keep, "json": jsonIs, "fill": fill, "sql": sql},
 	})
