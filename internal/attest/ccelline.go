@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"unicode/utf16"
 )
 
@@ -17,15 +18,18 @@ const (
 	registerOfKernel = 1
 	loadOptionsTag   = 0x8f3b22ed
 	initrdTag        = 0x8f3b22ec
-	// OVMF appends this to the line of a directly booted kernel that has an initrd.
+	// OVMF adds this to the line of a directly booted kernel that has an initrd: at
+	// its end, and from edk2-stable202508 on at its beginning (QemuLoadImageLib,
+	// a2ac0fea49).
 	ovmfInitrdSuffix = " initrd=initrd"
+	ovmfInitrdPrefix = "initrd=initrd "
 )
 
 // lineDigests are the digests that a line may have: the load options are UTF-16
-// with their NUL, as they stood on QEMU's command line or with OVMF's suffix.
-func lineDigests(line string) [2][48]byte {
-	var out [2][48]byte
-	for i, s := range []string{line, line + ovmfInitrdSuffix} {
+// with their NUL, as they stood on QEMU's command line or with what OVMF adds.
+func lineDigests(line string) [3][48]byte {
+	var out [3][48]byte
+	for i, s := range []string{line, line + ovmfInitrdSuffix, ovmfInitrdPrefix + line} {
 		var b []byte
 		for _, u := range utf16.Encode([]rune(s + "\x00")) {
 			b = binary.LittleEndian.AppendUint16(b, u)
@@ -112,7 +116,7 @@ func (j *judgement) line(events []logEvent, proved bool, pol *TDXPolicy) {
 		}
 	}
 	wanted := lineDigests(pol.CommandLine)
-	line := len(measured) > 0 && measured[0].tagged(loadOptionsTag) && (measured[0].digest == wanted[0] || measured[0].digest == wanted[1])
+	line := len(measured) > 0 && measured[0].tagged(loadOptionsTag) && slices.Contains(wanted[:], measured[0].digest)
 	j.judge(tdxCommandLine, line, hex.EncodeToString(wanted[0][:]), digestText(measured, 0), "the first measurement of RTMR2 is not that of the policy's command line")
 	initrd := len(measured) > 1 && measured[1].tagged(initrdTag) && contains(pol.Initrds, measured[1].digest[:])
 	j.judge(tdxInitrd, initrd, oneOf(pol.Initrds), digestText(measured, 1), "the second measurement of RTMR2 is not that of the policy's initrd")

@@ -245,7 +245,7 @@ func softLog(events ...softEvent) []byte {
 func TestMeasuredLine(t *testing.T) {
 	const line = "root=/dev/vda siesta.ws=w1 siesta.gen=3"
 	initrd, kernel := sha512.Sum384([]byte("initrd")), sha512.Sum384([]byte("kernel"))
-	bare, ovmf := lineDigests(line)[0], lineDigests(line)[1]
+	bare, ovmf, newer := lineDigests(line)[0], lineDigests(line)[1], lineDigests(line)[2]
 	other := lineDigests(line + "0")[0]
 	k := softEvent{2, 0, kernel}
 	for _, c := range []struct {
@@ -256,6 +256,7 @@ func TestMeasuredLine(t *testing.T) {
 	}{
 		{"as measured", []softEvent{k, {3, loadOptionsTag, bare}, {3, initrdTag, initrd}}, nil, nil},
 		{"with what OVMF adds", []softEvent{k, {3, loadOptionsTag, ovmf}, {3, initrdTag, initrd}, {3, 0, other}, {4, 0, other}}, nil, nil},
+		{"with what newer OVMF puts in front", []softEvent{k, {3, loadOptionsTag, newer}, {3, initrdTag, initrd}}, nil, nil},
 		{"another line", []softEvent{k, {3, loadOptionsTag, other}, {3, initrdTag, initrd}}, nil, []check{tdxCommandLine}},
 		{"another initrd", []softEvent{k, {3, loadOptionsTag, bare}, {3, initrdTag, other}}, nil, []check{tdxInitrd}},
 		{"no initrd", []softEvent{k, {3, loadOptionsTag, bare}}, nil, []check{tdxInitrd}},
