@@ -70,8 +70,8 @@ type firmware struct {
 // parseFirmware reads the GUID table and the SEV metadata. Every offset comes
 // from the file and is checked against it.
 func parseFirmware(data []byte) (*firmware, error) {
-	if len(data) == 0 || len(data) > maxFirmwareBytes || len(data)%pageSize != 0 {
-		return nil, fmt.Errorf("reading firmware: %d bytes is no whole number of pages up to %d MiB", len(data), maxFirmwareBytes>>20)
+	if err := checkFirmwareSize(data); err != nil {
+		return nil, err
 	}
 	table, err := guidTable(data)
 	if err != nil {
@@ -93,6 +93,13 @@ func parseFirmware(data []byte) (*firmware, error) {
 	}
 	fw.sections, err = sevMetadata(data, offset)
 	return fw, err
+}
+
+func checkFirmwareSize(data []byte) error {
+	if len(data) == 0 || len(data) > maxFirmwareBytes || len(data)%pageSize != 0 {
+		return fmt.Errorf("reading firmware: %d bytes is no whole number of pages up to %d MiB", len(data), maxFirmwareBytes>>20)
+	}
+	return nil
 }
 
 // guidTable walks the table of a file of at least one page from its footer upwards:
