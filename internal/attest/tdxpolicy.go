@@ -211,11 +211,19 @@ func (p *TDXPolicy) check() error {
 	if p.MinEvaluationNumber < 0 {
 		return errors.New("min_evaluation_number: below zero")
 	}
-	if len(p.CommandLine) > maxCommandLine || strings.ContainsFunc(p.CommandLine, func(r rune) bool { return r < ' ' || r > '~' }) {
-		return fmt.Errorf("command_line: more than %d bytes, or not printable ASCII", maxCommandLine)
+	if err := checkLine(p.CommandLine); err != nil {
+		return err
 	}
 	if p.CommandLine != "" && (len(p.Initrds) == 0 || len(p.RTMRs[registerOfKernel].Values) == 0) || p.CommandLine == "" && len(p.Initrds) > 0 {
 		return errors.New("command_line: line, initrds and rtmr 1 (the kernel) go together")
+	}
+	return nil
+}
+
+// checkLine refuses a line that could be measured in another form than it is written.
+func checkLine(line string) error {
+	if len(line) > maxCommandLine || strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return fmt.Errorf("command_line: more than %d bytes, or not printable ASCII", maxCommandLine)
 	}
 	return nil
 }

@@ -1,0 +1,171 @@
+package attest
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha512"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Bounds of a kernel file; that of Debian has 9 MiB and six sections.
+const (
+	maxKernelBytes    = 256 << 20
+	maxImageSections  = 96
+	maxImageEntries   = 16
+	imageSectionBytes = 40
+)
+
+// imageDigest is the digest with which UEFI firmware measures an EFI application
+// before it runs it: PE/COFF Authenticode over SHA-384, without the checksum, the
+// entry for the signature and the signature (Microsoft, "Windows Authenticode
+// Portable Executable Signature Format", calculating the PE image hash; edk2,
+// OvmfPkg/Tcg/TdTcg2Dxe/MeasureBootPeCoff.c). Images whose parts overlap are
+// refused, though firmware would measure them: no kernel is built so.
+func imageDigest(image []byte) ([48]byte, error) {
+	fail := func(what string) ([48]byte, error) {
+		return [48]byte{}, fmt.Errorf("reading kernel: %s", what)
+	}
+	const (
+		dosHeader  = 0x40
+		fileHeader = 4 + 20    // with the signature
+		fixed      = 112       // the PE32+ optional header up to its directory
+		checksum   = 64        // in the optional header, as are:
+		headers    = 60        // the size of all headers
+		entries    = 108       // how many entries the directory has
+		security   = 112 + 4*8 // the fifth of them: the signature's place and size
+	)
+	le := binary.LittleEndian
+	if len(image) > maxKernelBytes {
+		return fail(fmt.Sprintf("more than %d MiB", maxKernelBytes>>20))
+	}
+	if len(image) < dosHeader || image[0] != 'M' || image[1] != 'Z' {
+		return fail("no EFI application: the kernel must be built with CONFIG_EFI_STUB")
+	}
+	size := uint64(len(image))
+	pe := uint64(le.Uint32(image[0x3c:]))
+	if pe+fileHeader+fixed > size {
+		return fail("its PE header lies outside the file")
+	}
+	head := image[pe:]
+	if !bytes.Equal(head[:4], []byte("PE\x00\x00")) || le.Uint16(head[4:]) != 0x8664 || le.Uint16(head[fileHeader:]) != 0x20b {
+		return fail("no EFI application for x86-64")
+	}
+	sections, optional := uint64(le.Uint16(head[6:])), uint64(le.Uint16(head[20:]))
+	opt := pe + fileHeader
+	directory := uint64(le.Uint32(image[opt+entries:]))
+	if directory < 5 || directory > maxImageEntries || optional != fixed+8*directory || sections > maxImageSections {
+		return fail("its PE header has no room for a signature, or an impossible length")
+	}
+	table := opt + optional
+	end := uint64(le.Uint32(image[opt+headers:]))
+	if end > size || table+sections*imageSectionBytes > end {
+		return fail("its section headers lie outside its headers, or those outside the file")
+	}
+	h := sha512.New384()
+	h.Write(image[:opt+checksum])
+	h.Write(image[opt+checksum+4 : opt+security])
+	h.Write(image[opt+security+8 : end])
+
+	type extent struct{ at, size uint64 }
+	var parts []extent
+	for i := range sections {
+		s := image[table+i*imageSectionBytes:]
+		if p := (extent{uint64(le.Uint32(s[20:])), uint64(le.Uint32(s[16:]))}); p.size > 0 {
+			parts = append(parts, p)
+		}
+	}
+	slices.SortFunc(parts, func(a, b extent) int { return cmp.Compare(a.at, b.at) })
+	hashed, last := end, end
+	for _, p := range parts {
+		if p.at < last || p.at+p.size > size {
+			return fail("its sections overlap, or lie outside the file")
+		}
+		h.Write(image[p.at : p.at+p.size])
+		hashed, last = hashed+p.size, p.at+p.size
+	}
+	// What follows counts too, but for the signature.
+	signature := uint64(le.Uint32(image[opt+security+4:]))
+	if hashed < size {
+		if signature > size-hashed {
+			return fail("its signature is larger than what follows its sections")
+		}
+		h.Write(image[hashed : size-signature])
+	}
+	return [48]byte(h.Sum(nil)), nil
+}
+
+// Fields of the setup header (Linux, Documentation/arch/x86/boot.rst).
+const (
+	setupSectors   = 0x1f1
+	setupMagic     = 0x202 // "HdrS"
+	setupVersion   = 0x206
+	setupLoader    = 0x210 // type_of_loader
+	setupFlags     = 0x211 // loadflags
+	setupInitrd    = 0x218 // ramdisk_image
+	setupInitrdLen = 0x21c // ramdisk_size
+	setupHeapEnd   = 0x224 // heap_end_ptr
+	setupLine      = 0x228 // cmd_line_ptr
+	setupInitrdMax = 0x22c // initrd_addr_max
+	setupXFlags    = 0x236 // xloadflags
+	setupEnd       = 0x268
+
+	loadedHigh   = 0x01
+	canUseHeap   = 0x80
+	canBeAbove4G = 0x02
+	// oldestSetup is the version of the header since Linux 5.5; guests of TDX are 5.19
+	// or later.
+	oldestSetup = 0x020f
+)
+
+// loadedByQEMU is the kernel as QEMU up to 10.1 hands it to the firmware of a trust
+// domain: with the setup header filled in as a boot loader does (hw/i386/x86-common.c,
+// x86_load_linux; it stopped doing so with a7542a38f3). The initrd's address, which
+// nobody uses, depends on its size and on the memory below 4 GiB of a q35 machine
+// (hw/i386/pc_q35.c).
+func loadedByQEMU(kernel []byte, memoryMiB int, initrd int64) ([]byte, error) {
+	le := binary.LittleEndian
+	switch {
+	case len(kernel) > maxKernelBytes:
+		return nil, fmt.Errorf("reading kernel: more than %d MiB", maxKernelBytes>>20)
+	case len(kernel) < setupEnd || !bytes.Equal(kernel[setupMagic:setupMagic+4], []byte("HdrS")):
+		return nil, errors.New("reading kernel: no Linux kernel that QEMU boots directly (bzImage)")
+	case le.Uint16(kernel[setupVersion:]) < oldestSetup || kernel[setupFlags]&loadedHigh == 0:
+		return nil, errors.New("reading kernel: it is older than any that runs in a trust domain; Linux 6.9 or later is needed")
+	}
+	sectors := int(kernel[setupSectors])
+	if sectors == 0 {
+		sectors = 4
+	}
+	if (sectors+1)*512 > len(kernel) {
+		return nil, errors.New("reading kernel: its setup code is longer than the file")
+	}
+	const (
+		realAddress, lineAddress = 0x10000, 0x20000
+		acpiBytes                = 0x28000 // what QEMU keeps free for tables
+		split                    = 0xb0000000
+		lowOfSplit               = 0x80000000
+	)
+	low := uint64(memoryMiB) << 20
+	if low >= split {
+		low = lowOfSplit
+	}
+	top := uint64(le.Uint32(kernel[setupInitrdMax:]))
+	if le.Uint16(kernel[setupXFlags:])&canBeAbove4G != 0 {
+		top = 1<<32 - 1
+	}
+	top = min(top, low-acpiBytes-1)
+	if uint64(initrd) >= top {
+		return nil, fmt.Errorf("an initrd of %d bytes has no room in %d MiB of memory", initrd, memoryMiB)
+	}
+	out := bytes.Clone(kernel)
+	out[setupLoader] = 0xb0 // QEMU
+	out[setupFlags] |= canUseHeap
+	le.PutUint16(out[setupHeapEnd:], lineAddress-realAddress-0x200)
+	le.PutUint32(out[setupLine:], lineAddress)
+	le.PutUint32(out[setupInitrd:], uint32((top-uint64(initrd))&^(pageSize-1)))
+	le.PutUint32(out[setupInitrdLen:], uint32(initrd))
+	return out, nil
+}
