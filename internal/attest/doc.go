@@ -11,7 +11,8 @@
 // The package owns: the vendors' roots (embedded, never fetched, never taken from
 // evidence), the product map, the gates that no policy can open, one ordered list
 // of checks for each TEE, from which a refusal takes its code, the policy document
-// with its canonical form, and the SNP launch digest of a directly booted guest.
+// with its canonical form, the SNP launch digest of a directly booted guest, and
+// what a trust domain measures that is booted so.
 // For SEV-SNP it owns, too, what the library has not: TCBs, chip ids and
 // certificate extensions of Turin, providers' keys (VLEK), and every reserved
 // field by the version of the report.

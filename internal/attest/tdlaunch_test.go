@@ -139,8 +139,11 @@ func TestTDReferenceIsOfItsLaunch(t *testing.T) {
 // FuzzTDLaunch feeds files that somebody uploaded.
 func FuzzTDLaunch(f *testing.F) {
 	l := madeTD(f)
-	f.Add(l.Firmware, l.Kernel, l.InitrdSize, l.MemoryMiB)
-	f.Add(file(f, "digest/ovmf_AmdSev_suffix.bin"), l.Kernel[:setupEnd], int64(1<<32), 4)
+	page := madeFirmware{size: pageSize, fromEnd: 300, entries: [][]byte{tableEntry(guidTDXMetadata, le32(300))}, metadata: tdMetadataOf(
+		tdItem{0, pageSize, 0xfffff000, pageSize, tdSectionCode, tdExtend}, tdItem{0, 0, 0x809000, pageSize, tdSectionHOB, 0},
+	)}
+	f.Add(page.bytes(), l.Kernel, l.InitrdSize, l.MemoryMiB)
+	f.Add(page.bytes()[:2048], l.Kernel[:setupEnd], int64(1<<32), 4)
 	f.Fuzz(func(t *testing.T, firmware, kernel []byte, initrd int64, memory int) {
 		// Each reader by itself: the reference needs all three to agree.
 		_, _ = mrtd(firmware)
