@@ -2,9 +2,10 @@ package main
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
+	"crypto/sha512"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"strconv"
@@ -21,90 +22,156 @@ func digestCommand() *cobra.Command {
 	var d digestFlags
 	cmd := &cobra.Command{
 		Use:   "digest",
-		Short: "Compute the SEV-SNP launch digest of a directly booted guest",
-		Long: `Prints the launch digest, in hex, that the report of an AMD SEV-SNP guest must
-carry when QEMU boots it directly from this firmware, kernel, initrd and command
-line. The line counts byte by byte as Nova was given it, without the final NUL.`,
+		Short: "Compute what a directly booted guest must measure",
+		Long: `Prints, in hex, what the evidence of a confidential guest must carry when QEMU
+boots it directly from this firmware, kernel, initrd and command line: the
+launch digest of an AMD SEV-SNP guest, or with --tee tdx the registers of an Intel
+TDX guest, with one line for each value that a register may have. The command line
+counts byte by byte as Nova was given it, without the final NUL.`,
 		Example: `  siesta-verify digest --firmware OVMF.fd --kernel vmlinuz --initrd initrd.img \
-    --append "console=ttyS0 siesta.ws=01j…" --vcpus 2 --vcpu-type EPYC-Genoa --guest-features 0x1`,
+    --append "console=ttyS0 siesta.ws=01j…" --vcpus 2 --vcpu-type EPYC-Genoa --guest-features 0x1
+  siesta-verify digest --tee tdx --firmware OVMF.inteltdx.fd --kernel vmlinuz --initrd initrd.img \
+    --append "console=ttyS0 siesta.ws=01j…" --memory 4096`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			digest, err := d.compute()
+			text, err := d.compute(cmd.Flags().Changed)
 			if err != nil {
 				// Nothing was compared, so no error here says that something is untrue.
 				return &cannotJudge{err}
 			}
-			if _, err = fmt.Fprintln(cmd.OutOrStdout(), hex.EncodeToString(digest[:])); err != nil {
+			if _, err = fmt.Fprint(cmd.OutOrStdout(), text); err != nil {
 				return unjudged("writing the digest: %w", err)
 			}
 			return nil
 		},
 	}
 	f := cmd.Flags()
+	f.StringVar(&d.tee, "tee", "snp", "`kind` of guest: snp or tdx")
 	f.StringVar(&d.firmware, "firmware", "", "OVMF firmware `file`")
-	f.StringVar(&d.kernel, "kernel", "", "kernel `file`; without one the guest boots from its disk, unmeasured")
+	f.StringVar(&d.kernel, "kernel", "", "kernel `file`; without one an SEV-SNP guest boots from its disk, unmeasured")
 	f.StringVar(&d.initrd, "initrd", "", "initrd `file`")
 	f.StringVar(&d.line, "append", "", "kernel command `line`")
-	f.IntVar(&d.vcpus, "vcpus", 0, "`number` of virtual processors")
-	f.StringVar(&d.vcpuType, "vcpu-type", "", "QEMU's `name` of the CPU model, such as EPYC-Genoa")
-	f.StringVar(&d.vcpuSig, "vcpu-sig", "", "CPUID signature of the virtual CPU in `hex`")
-	f.StringVar(&d.features, "guest-features", "", "SEV_FEATURES in `hex`, 0x1 for plain SEV-SNP")
-	for _, name := range []string{"firmware", "vcpus", "guest-features"} {
-		if err := cmd.MarkFlagRequired(name); err != nil {
-			panic(err) // the name is a constant defined above
-		}
+	f.IntVar(&d.vcpus, "vcpus", 0, "`number` of virtual processors (snp)")
+	f.StringVar(&d.vcpuType, "vcpu-type", "", "QEMU's `name` of the CPU model, such as EPYC-Genoa (snp)")
+	f.StringVar(&d.vcpuSig, "vcpu-sig", "", "CPUID signature of the virtual CPU in `hex` (snp)")
+	f.StringVar(&d.features, "guest-features", "", "SEV_FEATURES in `hex`, 0x1 for plain SEV-SNP (snp)")
+	f.IntVar(&d.memory, "memory", 0, "the guest's memory in `MiB` (tdx)")
+	if err := cmd.MarkFlagRequired("firmware"); err != nil {
+		panic(err) // the name is a constant defined above
 	}
-	cmd.MarkFlagsOneRequired("vcpu-type", "vcpu-sig")
 	cmd.MarkFlagsMutuallyExclusive("vcpu-type", "vcpu-sig")
 	return cmd
 }
 
 type digestFlags struct {
-	firmware, kernel, initrd, line string
-	vcpuType, vcpuSig, features    string
-	vcpus                          int
+	tee, firmware, kernel, initrd, line string
+	vcpuType, vcpuSig, features         string
+	vcpus, memory                       int
 }
 
-// maxDigestFirmware bounds what is read into memory; kernel and initrd are only hashed.
-const maxDigestFirmware = 64 << 20
+// maxDigestFile bounds what is read into memory: a firmware, or the kernel of a TD.
+// Other files are only hashed.
+const maxDigestFile = 64 << 20
 
-func (d *digestFlags) compute() (digest [48]byte, err error) {
-	in := attest.DigestInput{Append: d.line, VCPUs: d.vcpus}
+func (d *digestFlags) compute(given func(flag string) bool) (string, error) {
+	var needed, others []string
+	switch d.tee {
+	case "snp":
+		needed, others = []string{"vcpus", "guest-features"}, []string{"memory"}
+		if !given("vcpu-type") && !given("vcpu-sig") {
+			return "", errors.New("--vcpu-type or --vcpu-sig is missing: the signature of the CPU is measured")
+		}
+	case "tdx":
+		needed, others = []string{"kernel", "initrd", "append", "memory"}, []string{"vcpus", "guest-features", "vcpu-type", "vcpu-sig"}
+	default:
+		return "", fmt.Errorf("--tee is %q; write snp or tdx", d.tee)
+	}
+	for _, name := range needed {
+		if !given(name) {
+			return "", fmt.Errorf("--%s is missing: it is measured, or decides what is", name)
+		}
+	}
+	for _, name := range others {
+		if given(name) {
+			return "", fmt.Errorf("--%s decides none of the values of a guest of kind %s; leave it out", name, d.tee)
+		}
+	}
+	firmware, err := readBounded(d.firmware)
+	if err != nil {
+		return "", fmt.Errorf("reading firmware: %w", err)
+	}
+	if d.tee == "tdx" {
+		return d.trustDomain(firmware)
+	}
+	return d.launchDigest(firmware)
+}
+
+func (d *digestFlags) launchDigest(firmware []byte) (_ string, err error) {
+	in := attest.DigestInput{Firmware: firmware, Append: d.line, VCPUs: d.vcpus}
 	if in.GuestFeatures, err = parseHex(d.features, 64); err != nil {
-		return digest, fmt.Errorf("reading --guest-features: %w", err)
+		return "", fmt.Errorf("reading --guest-features: %w", err)
 	}
 	if d.vcpuType != "" {
 		sig, ok := attest.VCPUSig(d.vcpuType)
 		if !ok {
-			return digest, fmt.Errorf("reading --vcpu-type: no signature is known for %q; give it with --vcpu-sig", d.vcpuType)
+			return "", fmt.Errorf("reading --vcpu-type: no signature is known for %q; give it with --vcpu-sig", d.vcpuType)
 		}
 		in.VCPUSig = sig
 	} else {
 		sig, err := parseHex(d.vcpuSig, 32)
 		if err != nil {
-			return digest, fmt.Errorf("reading --vcpu-sig: %w", err)
+			return "", fmt.Errorf("reading --vcpu-sig: %w", err)
 		}
 		in.VCPUSig = uint32(sig)
 	}
-	info, err := os.Stat(d.firmware)
-	if err != nil {
-		return digest, fmt.Errorf("reading firmware: %w", err)
-	}
-	if info.Size() > maxDigestFirmware {
-		return digest, fmt.Errorf("reading firmware: %d bytes are too many for one", info.Size())
-	}
-	if in.Firmware, err = os.ReadFile(d.firmware); err != nil {
-		return digest, fmt.Errorf("reading firmware: %w", err)
-	}
 	if in.KernelSHA256, err = fileSHA256(d.kernel); err != nil {
-		return digest, fmt.Errorf("reading kernel: %w", err)
+		return "", fmt.Errorf("reading kernel: %w", err)
 	}
 	if in.InitrdSHA256, err = fileSHA256(d.initrd); err != nil {
-		return digest, fmt.Errorf("reading initrd: %w", err)
+		return "", fmt.Errorf("reading initrd: %w", err)
 	}
-	return attest.LaunchDigest(in)
+	digest, err := attest.LaunchDigest(in)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%x\n", digest), nil
+}
+
+func (d *digestFlags) trustDomain(firmware []byte) (_ string, err error) {
+	l := attest.TDLaunch{Firmware: firmware, CommandLine: d.line, MemoryMiB: d.memory}
+	if l.Kernel, err = readBounded(d.kernel); err != nil {
+		return "", fmt.Errorf("reading kernel: %w", err)
+	}
+	h := sha512.New384()
+	if l.InitrdSize, err = hashFile(h, d.initrd); err != nil {
+		return "", fmt.Errorf("reading initrd: %w", err)
+	}
+	l.InitrdSHA384 = [48]byte(h.Sum(nil))
+	ref, err := l.Reference()
+	if err != nil {
+		return "", err
+	}
+	out := fmt.Sprintf("mrtd   %x\n", ref.MRTD)
+	for _, v := range ref.RTMR1 {
+		out += fmt.Sprintf("rtmr1  %x\n", v)
+	}
+	for _, v := range ref.RTMR2 {
+		out += fmt.Sprintf("rtmr2  %x\n", v)
+	}
+	return out, nil
+}
+
+func readBounded(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxDigestFile {
+		return nil, fmt.Errorf("%d bytes are too many for one", info.Size())
+	}
+	return os.ReadFile(path)
 }
 
 // parseHex reads a number in hex, with or without 0x.
@@ -118,18 +185,22 @@ func parseHex(s string, bits int) (uint64, error) {
 }
 
 // fileSHA256 gives nil for no file.
-func fileSHA256(path string) (_ *[32]byte, err error) {
+func fileSHA256(path string) (*[32]byte, error) {
 	if path == "" {
 		return nil, nil
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	if _, err := hashFile(h, path); err != nil {
 		return nil, err
 	}
 	return (*[32]byte)(h.Sum(nil)), nil
+}
+
+func hashFile(h hash.Hash, path string) (n int64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return io.Copy(h, f)
 }

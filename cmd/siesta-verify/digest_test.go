@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 )
@@ -43,9 +45,58 @@ func TestDigestCommand(t *testing.T) {
 		"no processors":      args("--vcpu-sig", "1", "--vcpus", "0"),
 		"line too long":      args("--vcpu-sig", "1", "--append", strings.Repeat("x", 256)),
 		"an argument":        args("--vcpu-sig", "1", "x"),
+		"another kind":       args("--vcpu-sig", "1", "--tee", "sgx"),
+		"memory":             args("--vcpu-sig", "1", "--memory", "2048"),
 	} {
 		if out, err := runDigest(bad...); err == nil {
 			t.Errorf("%s: no error, printed %q", name, out)
+		}
+	}
+}
+
+// TestDigestOfTrustDomain prints a vector of other calculators.
+func TestDigestOfTrustDomain(t *testing.T) {
+	args := func(more ...string) []string {
+		return append([]string{
+			"--tee", "tdx", "--firmware", digestData + "td-firmware.bin", "--kernel", digestData + "td-kernel.bin", "--initrd", digestData + "initrd.bin",
+			"--append", "siesta.ws=example", "--memory", "2048",
+		}, more...)
+	}
+	var vectors []struct {
+		MRTD         string
+		RTMR1, RTMR2 []string
+	}
+	data, err := os.ReadFile(digestData + "td-vectors.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"mrtd   " + vectors[1].MRTD}
+	for _, v := range vectors[1].RTMR1 {
+		want = append(want, "rtmr1  "+v)
+	}
+	for _, v := range vectors[1].RTMR2 {
+		want = append(want, "rtmr2  "+v)
+	}
+	if got, err := runDigest(args()...); err != nil || got != strings.Join(want, "\n") {
+		t.Errorf("%s, %v", got, err)
+	}
+	for name, c := range map[string]struct {
+		args []string
+		word string
+	}{
+		"no memory":               {args()[:10], "--memory is missing"},
+		"no kernel":               {args("--kernel", ""), "reading kernel"},
+		"no such initrd":          {args("--initrd", "/nonexistent"), "reading initrd"},
+		"no such firmware":        {args("--firmware", "/nonexistent"), "reading firmware"},
+		"a kernel as firmware":    {args("--firmware", digestData+"initrd.bin"), "reading firmware"},
+		"a kernel without a stub": {args("--kernel", digestData+"kernel.bin"), "no Linux kernel"},
+		"processors":              {args("--vcpus", "2"), "--vcpus decides none"},
+	} {
+		if out, err := runDigest(c.args...); err == nil || !strings.Contains(err.Error(), c.word) {
+			t.Errorf("%s: %v, printed %q", name, err, out)
 		}
 	}
 }

@@ -249,7 +249,7 @@ func TestVerify(t *testing.T) {
 		"a flag without value":        {[]string{"log", ev.export, "--key"}, 2, "needs an argument"},
 		"digest without flags":        {[]string{"digest"}, 2, "required flag"},
 		"digest with two CPUs":        {[]string{"digest", "--firmware", "x", "--vcpus", "1", "--guest-features", "1", "--vcpu-type", "EPYC", "--vcpu-sig", "1"}, 2, "none of the others can be"},
-		"digest without CPU":          {[]string{"digest", "--firmware", "x", "--vcpus", "1", "--guest-features", "1"}, 2, "at least one of the flags"},
+		"digest without CPU":          {[]string{"digest", "--firmware", "x", "--vcpus", "1", "--guest-features", "1"}, 2, "--vcpu-type or --vcpu-sig is missing"},
 		"digest with a bad number":    {[]string{"digest", "--vcpus", "one"}, 2, "invalid argument"},
 		"digest without firmware":     {[]string{"digest", "--firmware", ev.key + "x", "--vcpus", "1", "--guest-features", "1", "--vcpu-sig", "1"}, 2, "reading firmware"},
 		"unknown command":             {[]string{"bless", ev.old}, 2, "unknown command"},
