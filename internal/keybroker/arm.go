@@ -42,8 +42,9 @@ func (b *Broker) arm(ctx context.Context, tx pgx.Tx, a Arm) error {
 		return errors.New("a name is missing")
 	case a.Generation < 1:
 		return errors.New("generations begin at 1")
-	case len(a.Policy.Measurements) == 0 || len(a.Policy.Chips) == 0 || a.Policy.ReportData != [64]byte{}:
-		return errors.New("the policy names no measurement or no chip, or holds report data")
+	}
+	if err := armable(a.Policy); err != nil {
+		return err
 	}
 	arms, err := lockArms(ctx, tx, a.Workspace)
 	if err != nil {
@@ -94,7 +95,7 @@ func (b *Broker) arm(ctx context.Context, tx pgx.Tx, a Arm) error {
 		VALUES ($1, $2, 1, 'armed', $3, $4, $5, $6, $7, $8, $9)`,
 		a.Workspace, a.Generation, a.Dataset, a.Owner, a.Image, a.VolumeID, a.VolumeSerial, hash[:], askedHash[:])
 	batch.Queue(`DELETE FROM broker_measurement WHERE workspace = $1`, a.Workspace)
-	for _, m := range armed.Measurements {
+	for _, m := range findable(armed) {
 		batch.Queue(`INSERT INTO broker_measurement (measurement, workspace, generation) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, m, a.Workspace, a.Generation)
 	}
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {

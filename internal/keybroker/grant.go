@@ -316,9 +316,21 @@ func (a *attempt) context() door.Context {
 	return door.Context{Project: a.project, Volume: a.volumeID, PolicyHash: hexOf(a.policyHash[:])}
 }
 
-// requestHash names the guest that asks: its keys and its REPORT_ID, all of them proved by the report.
+// boot names the boot that asks, the same in all its evidence and another in any other's. The processor of SEV-SNP gives each
+// launch an id, REPORT_ID. A trust domain has none: there the key with which the guest signs stands for it, which the report
+// data prove and the agent makes anew whenever it starts. A session of /kbs/v0 proves no such key, so that on TDX it is never
+// the boot that has the volume.
+func (a *attempt) boot() []byte {
+	if a.result.TEE != attest.TDX {
+		return a.result.ReportID[:]
+	}
+	h := sha256.Sum256(door.LP([]byte("siesta/td-boot/v1"), a.req.SigningKey))
+	return h[:]
+}
+
+// requestHash names the guest that asks: its keys and its boot, all of them proved by the report.
 func (a *attempt) requestHash() []byte {
-	h := sha256.Sum256(door.LP([]byte("siesta/request/v1"), []byte(a.req.Challenge), a.result.ReportID[:], []byte(a.req.HPKE.KEM),
+	h := sha256.Sum256(door.LP([]byte("siesta/request/v1"), []byte(a.req.Challenge), a.boot(), []byte(a.req.HPKE.KEM),
 		a.req.HPKE.PublicKey, a.req.SigningKey))
 	return h[:]
 }
@@ -406,7 +418,7 @@ func (b *Broker) mayLeaveAgain(ctx context.Context, a *attempt, lease string) er
 		}
 		f := judgePeople(a, s, facts)
 		f.add("not suspended", CodeSuspended, s.armState != stateSuspended, s.armState)
-		f.add("guest", CodeGeneration, s.armState == stateReleased && s.armEpoch == a.epoch && bytes.Equal(s.reportID, a.result.ReportID[:]),
+		f.add("guest", CodeGeneration, s.armState == stateReleased && s.armEpoch == a.epoch && bytes.Equal(s.reportID, a.boot()),
 			"the boot that the release was for")
 		f.add("lease", CodeLease, s.lease != nil && s.lease.id == lease, "the lease of the release")
 		if f.code != "" {

@@ -14,7 +14,7 @@ const (
 	challengeBurst, challengeEvery = 32, 2 * time.Second         // challenges of a workspace for an address
 	sessionBurst, sessionEvery     = 300, 100 * time.Millisecond // sessions of /kbs/v0 for an address
 	leaseBurst, leaseEvery         = 60, 10 * time.Second        // grants of a workspace; more often where leases are short
-	attestBurst, attestEvery       = 30, 10 * time.Second        // tokens of a boot
+	attestBurst, attestEvery       = 30, 10 * time.Second        // tokens of a boot, or of a workspace on one Intel platform
 	secretBurst, secretEvery       = 64, time.Second             // secrets of a workspace
 	recordBurst, recordEvery       = 30, time.Minute             // refusals of a workspace that are kept
 	keepBurst, keepEvery           = 1000, 10 * time.Second      // unproved evidence that is kept, of all workspaces
@@ -104,9 +104,9 @@ func (l *limits) lease(workspace string, life time.Duration) bool {
 	return l.take(l.leases, workspace, leaseBurst, min(leaseEvery, life/8))
 }
 
-// attest is paid by boots, so that a clone spends its own.
-func (l *limits) attest(workspace string, reportID []byte) bool {
-	return l.take(l.attests, workspace+" "+string(reportID), attestBurst, attestEvery)
+// attest is paid by boots; see spender.
+func (l *limits) attest(workspace string, spender []byte) bool {
+	return l.take(l.attests, workspace+" "+string(spender), attestBurst, attestEvery)
 }
 
 func (l *limits) secret(workspace string) bool {

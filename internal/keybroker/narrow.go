@@ -28,10 +28,40 @@ func (b *Broker) narrow(ctx context.Context, tx pgx.Tx, a Arm) (attest.Policy, e
 	if err != nil {
 		return attest.Policy{}, fmt.Errorf("narrowing the policy: %w", err)
 	}
-	if len(armed.Measurements) == 0 || armed.ReportData != [64]byte{} {
-		return attest.Policy{}, errors.New("narrowing the policy: it names no measurement any more, or holds report data")
+	if err := armable(armed); err != nil {
+		return attest.Policy{}, fmt.Errorf("%w: what the documents in force for site %s and project %s leave: %w", ErrState, a.Site, a.Project, err)
 	}
 	return armed, nil
+}
+
+// armable refuses a policy under which no evidence, or evidence of two kinds, could get the key: a workspace's guest is launched
+// on one kind of hardware. What it must name is what a guest is bound to its workspace by.
+func armable(p attest.Policy) error {
+	snp := len(p.Products)+len(p.Chips)+len(p.Measurements) > 0
+	switch {
+	case p.ReportData != [64]byte{}:
+		return errors.New("the policy holds report data, which differ with every challenge")
+	case snp == (p.TDX != nil):
+		return errors.New("the policy must be for SEV-SNP or for TDX, one of them")
+	case snp && (len(p.Measurements) == 0 || len(p.Chips) == 0):
+		return errors.New("the policy names no measurement or no chip")
+	case snp:
+		return nil
+	case len(p.TDX.Platforms) == 0 || len(p.TDX.MRTDs) == 0:
+		return errors.New("the policy names no platform or no firmware (mrtd)")
+	case p.TDX.CommandLine == "" || len(p.TDX.Initrds) == 0 || p.TDX.RTMRs[1].Any || len(p.TDX.RTMRs[1].Values) == 0:
+		return errors.New("the policy names no command line, no initrd or no kernel (rtmr 1)")
+	}
+	return nil
+}
+
+// findable lists what a policy is found by, where evidence names no workspace: launch digests, or the values of RTMR2, which
+// holds the line.
+func findable(p attest.Policy) [][]byte {
+	if p.TDX != nil {
+		return p.TDX.RTMRs[2].Values
+	}
+	return p.Measurements
 }
 
 // raised is a policy under one floor file: what a verdict is given under, and the bytes that are kept with it.

@@ -31,7 +31,7 @@ type decision struct {
 type standing struct {
 	armState   string
 	armEpoch   int
-	reportID   []byte
+	reportID   []byte // of the boot that it was released to; see boot
 	volume     string
 	headerHash string
 	keyActive  bool
@@ -189,7 +189,7 @@ func judgeFacts(a *attempt, s standing, facts permit.FactSet) (checks []attest.C
 // judgeGuest decides whether this is the boot that was armed. Until the header of the volume is on record there is
 // nothing on the disk to protect, and a guest that died while formatting may begin again once its lease has run out.
 func judgeGuest(a *attempt, s standing) (code, why string) {
-	same := s.reportID != nil && string(s.reportID) == string(a.result.ReportID[:])
+	same := s.reportID != nil && string(s.reportID) == string(a.boot())
 	switch {
 	case s.armState == stateSuspended:
 		return CodeSuspended, "the generation is suspended"
@@ -198,7 +198,7 @@ func judgeGuest(a *attempt, s standing) (code, why string) {
 	case s.armEpoch != a.epoch:
 		return CodeGeneration, "the challenge is of an earlier arming"
 	case a.challenge.Purpose == purposeSecret:
-		return judgeSecretsGuest(s, same)
+		return judgeSecretsGuest(a, s, same)
 	case a.challenge.Purpose == door.Renew:
 		if s.armState != stateReleased || !same {
 			return CodeGeneration, "not the guest that the key was released to"
@@ -226,7 +226,7 @@ func judgeLease(a *attempt, s standing) (bool, string) {
 			return false, "there is no live lease to renew"
 		}
 		ok := s.lease.workspace == a.challenge.Workspace && s.lease.generation == a.challenge.Generation &&
-			string(s.lease.reportID) == string(a.result.ReportID[:]) && string(s.lease.signingKey) == string(a.req.SigningKey)
+			string(s.lease.reportID) == string(a.boot()) && string(s.lease.signingKey) == string(a.req.SigningKey)
 		if !ok {
 			return false, "the live lease belongs to another boot or another signing key"
 		}
@@ -266,7 +266,7 @@ func (b *Broker) unlock(ctx context.Context, tx *postgres.Batches, a *attempt, d
 			stage, challenge, request, sealed_enc, sealed_text, entry)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $15, $16, 'live', $9, now() + make_interval(secs => $10), now() + make_interval(secs => $10 / 2),
 			'attested', $11, $12, $13, $14, $17) RETURNING until, renew_after`,
-		d.lease, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.volumeID, a.result.ReportID[:], a.req.SigningKey,
+		d.lease, a.challenge.Workspace, a.challenge.Generation, a.epoch, a.volumeID, a.boot(), a.req.SigningKey,
 		hexOf(a.result.ChipID[:]), mode, life.Seconds(), a.req.Challenge, a.requestHash(), d.sealed.Enc, d.sealed.Ciphertext, a.result.Product, a.policyHash[:], d.entry.ID).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&d.until, &d.renewAfter) })
 	return b.writeDecision(ctx, tx, a, d, batch, "released", "", checks)

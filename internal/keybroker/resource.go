@@ -189,13 +189,16 @@ func (b *Broker) openSecret(ctx context.Context, a *attempt) (door.Secret, error
 }
 
 // judgeSecretsGuest: a secret goes to the boot that the volume's key was released to, and to no other. Another genuine
-// boot of that generation is what the native door would find it to be.
-func judgeSecretsGuest(s standing, same bool) (code, why string) {
+// boot of that generation is what the native door would find it to be. Which boot of a trust domain a session is nothing says
+// (see boot), so it gets no secret, and suspends nothing: it may well be the guest itself.
+func judgeSecretsGuest(a *attempt, s standing, same bool) (code, why string) {
 	switch {
 	case s.armState == stateArmed:
 		return CodeGeneration, "the volume's key has not been released to this boot"
 	case same:
 		return "", "the guest that the volume's key was released to"
+	case a.result.TEE == attest.TDX:
+		return CodeGeneration, "a trust domain cannot show through this door that it is the guest that the volume's key was released to"
 	case s.headerHash != "":
 		return codeSecondBoot, "a second boot that nobody asked for"
 	}
@@ -208,7 +211,7 @@ func judgeSecretsLease(a *attempt, s standing) (bool, string) {
 	case s.lease == nil:
 		return false, "no live lease of the workspace's volume"
 	case s.lease.workspace != a.challenge.Workspace || s.lease.generation != a.challenge.Generation || s.lease.epoch != a.epoch ||
-		string(s.lease.reportID) != string(a.result.ReportID[:]):
+		string(s.lease.reportID) != string(a.boot()):
 		return false, "the live lease belongs to another boot"
 	}
 	return true, "held by this guest"

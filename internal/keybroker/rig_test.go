@@ -218,9 +218,17 @@ func (g *guest) request(c door.Challenge, req door.ChallengeRequest, header stri
 		Purpose: req.Purpose, KEM: pub.KEM, HPKEKey: pub.PublicKey, SigningKey: s, HeaderHash: header,
 	}))
 	return door.GrantRequest{
-		Challenge: c.Challenge, Evidence: door.Evidence{TEE: string(attest.SEVSNP), Report: report, Certificates: certificates},
+		Challenge: c.Challenge, Evidence: door.Evidence{TEE: string(g.r.tee()), Report: report, Certificates: certificates},
 		HPKE: pub, SigningKey: s, HeaderHash: header,
 	}
+}
+
+// tee is the kind of hardware that the platform stands for.
+func (r *rig) tee() attest.TEE {
+	if r.platform.policy().TDX != nil {
+		return attest.TDX
+	}
+	return attest.SEVSNP
 }
 
 func (g *guest) grant(p door.Purpose) (door.Grant, door.Sealed, error) {

@@ -162,7 +162,8 @@ func (b *Broker) refusedGuest(a *attempt, err error) {
 }
 
 // readAttestation makes an attempt of what a guest sent. The evidence names no workspace: the launch digest in it says
-// for which armed generation it has to be genuine. A digest that two of them share decides nothing and is refused.
+// for which armed generation it has to be genuine, of a trust domain RTMR2. One that two of them share decides nothing and
+// is refused.
 func (b *Broker) readAttestation(ctx context.Context, h handshake, body []byte, turn *turn) (*attempt, kbs.TEEKey, error) {
 	none := kbs.TEEKey{}
 	sent, err := kbs.ParseAttest(body)
@@ -191,7 +192,7 @@ func (b *Broker) readAttestation(ctx context.Context, h handshake, body []byte, 
 		return nil, none, fmt.Errorf("looking for the guest: %w", err)
 	}
 	if len(found) != 1 {
-		return nil, none, b.anonymous(turn, CodeWorkspace, "no armed generation, or more than one, has this launch digest")
+		return nil, none, b.anonymous(turn, CodeWorkspace, "no armed generation, or more than one, has this launch digest or RTMR2")
 	}
 	a := found[0]
 	a.evidence, a.reportData = evidence, data
@@ -227,7 +228,7 @@ func (b *Broker) attest(ctx context.Context, a *attempt, more func(batch *pgx.Ba
 		}
 		return decision{}, b.refuseEvidence(ctx, a, verdict)
 	}
-	if !b.limits.attest(a.challenge.Workspace, a.result.ReportID[:]) {
+	if !b.limits.attest(a.challenge.Workspace, a.spender()) {
 		return decision{}, b.refuseUnkept(ctx, a, CodeRate, "too many attestations of this boot")
 	}
 	var d decision
@@ -268,6 +269,15 @@ func (b *Broker) attest(ctx context.Context, a *attempt, more func(batch *pgx.Ba
 	}
 	b.remember(a)
 	return d, nil
+}
+
+// spender is whose budget an attestation is paid from: a boot's, so that a clone spends its own. A trust domain can make a
+// new key for each, so there its platform pays.
+func (a *attempt) spender() []byte {
+	if a.result.TEE == attest.TDX {
+		return a.result.ChipID[:]
+	}
+	return a.boot()
 }
 
 // judgeStanding is what of the fact "guest" an attestation rests on: a generation that may run, of a workspace that lives.

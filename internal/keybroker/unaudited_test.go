@@ -323,11 +323,11 @@ func TestFloorsAndDocumentsThatRefuse(t *testing.T) {
 	if _, err := b.narrow(ctx, nil, Arm{Policy: asked}); !errors.Is(err, errNoPolicy) {
 		t.Errorf("documents that refuse: %v", err)
 	}
-	withData := asked
-	withData.ReportData[0] = 1
-	for name, to := range map[string]attest.Policy{"nothing": {}, "report data": withData} {
+	withData, noChip := asked, asked
+	withData.ReportData[0], noChip.Chips = 1, nil
+	for name, to := range map[string]attest.Policy{"nothing": {}, "report data": withData, "no machine": noChip} {
 		b.Policies = emptyingPolicies{to: to}
-		if got, err := b.narrow(ctx, nil, Arm{Policy: asked}); err == nil || len(got.Measurements) != 0 {
+		if got, err := b.narrow(ctx, nil, Arm{Policy: asked}); !errors.Is(err, ErrState) || len(got.Measurements) != 0 {
 			t.Errorf("documents that leave %s: %v", name, err)
 		}
 	}

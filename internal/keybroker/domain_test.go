@@ -1,0 +1,283 @@
+package keybroker
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/door"
+	"github.com/eosc-siesta/siestad/internal/ear"
+	"github.com/eosc-siesta/siestad/internal/kbs"
+)
+
+// domainPlatform makes quotes (format 4) that are unsigned, and judges RTMR2 and report data alone. It stands for the verifier
+// of quotes in what matters here: a trust domain's REPORT_ID is another with each challenge.
+type domainPlatform struct{ plainPlatform }
+
+const (
+	domainBytes      = 2048
+	domainRTMR2      = 48 + 424
+	domainReportData = 48 + 520
+)
+
+var domainLine = bytes.Repeat([]byte{0xc2}, 48)
+
+func (domainPlatform) boot(testing.TB) machine { return domainPlatform{} }
+
+func (domainPlatform) report(data [64]byte) ([]byte, []byte) {
+	b := make([]byte, domainBytes)
+	binary.LittleEndian.PutUint16(b, 4)
+	copy(b[domainRTMR2:], domainLine)
+	copy(b[domainReportData:], data[:])
+	return b, nil
+}
+
+func (domainPlatform) policy() attest.Policy {
+	tdx := attest.NovaTDXPolicy()
+	tdx.Platforms, tdx.MRTDs = [][]byte{bytes.Repeat([]byte{0x50}, 16)}, [][]byte{bytes.Repeat([]byte{0xd0}, 48)}
+	tdx.RTMRs[1].Values, tdx.RTMRs[2].Values = [][]byte{bytes.Repeat([]byte{0xc1}, 48)}, [][]byte{domainLine}
+	tdx.CommandLine, tdx.Initrds = "siesta.ws=w", [][]byte{bytes.Repeat([]byte{0xaa}, 48)}
+	return attest.Policy{TDX: &tdx}
+}
+
+func (p domainPlatform) verifier() Verifier { return p }
+
+func (domainPlatform) Verify(ev attest.Evidence, _ attest.Collateral, pol attest.Policy, _ time.Time) (*attest.Result, error) {
+	if ev.TEE != attest.TDX || !bytes.Equal(ev.Report[domainRTMR2:domainRTMR2+48], pol.TDX.RTMRs[2].Values[0]) || [64]byte(ev.Report[domainReportData:]) != pol.ReportData {
+		return nil, &attest.Refusal{Code: attest.CodeReportData, Checks: []attest.Check{{Name: "report data", Status: attest.Failed, Code: attest.CodeReportData}}}
+	}
+	res := &attest.Result{TEE: attest.TDX, Product: "a0b1c2d3e4f5", ReportID: sha256.Sum256(pol.ReportData[:]), ReportData: pol.ReportData, TCBStatus: "UpToDate"}
+	copy(res.ChipID[:], pol.TDX.Platforms[0])
+	return res, nil
+}
+
+func newDomainRig(t *testing.T) *rig {
+	t.Helper()
+	r := newRigOn(t, domainPlatform{})
+	key, err := ear.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.broker.Tokens, err = ear.NewSigner(ear.Config{Issuer: "https://siesta.test", Audience: "siesta", Build: "test", Current: key, Now: r.clock.now}); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *rig) armState() (state string) {
+	r.t.Helper()
+	if err := r.db.QueryRow(r.t.Context(), `SELECT state FROM broker_arm WHERE workspace = $1`, testWorkspace).Scan(&state); err != nil {
+		r.t.Fatal(err)
+	}
+	return state
+}
+
+// A trust domain is known again by its signing key, and only by it.
+func TestDomainRenewsWithItsKey(t *testing.T) {
+	r := newDomainRig(t)
+	g, _, sealed := r.ready(testWorkspace)
+	if sealed.Mode != door.Initialise || len(sealed.LUKSKey) != door.LUKSKeySize {
+		t.Errorf("sealed %+v", sealed)
+	}
+	for range 2 {
+		if _, _, err := g.grant(door.Renew); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, own, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := *g
+	other.sign = own
+	_, _, err = other.grant(door.Renew)
+	wantCode(t, err, CodeGeneration)
+	_, _, err = g.grant(door.Unlock)
+	wantCode(t, err, CodeGeneration)
+	if s := r.armState(); s != stateReleased {
+		t.Errorf("the generation is %s after a renewal by another and an unlock by its own guest", s)
+	}
+	if _, _, err := g.grant(door.Renew); err != nil {
+		t.Errorf("the guest itself: %v", err)
+	}
+	if n := r.count(`SELECT count(*) FROM broker_lease WHERE chip = $1 AND product = 'a0b1c2d3e4f5'`, strings.Repeat("50", 16)+strings.Repeat("0", 96)); n != 1 {
+		t.Error("the lease does not name the platform as freezes do")
+	}
+}
+
+func TestSecondDomainSuspends(t *testing.T) {
+	r := newDomainRig(t)
+	g, _, _ := r.ready(testWorkspace)
+	r.exec(`UPDATE broker_lease SET until = now()`)
+	_, _, err := r.boot(testWorkspace, 1).grant(door.Unlock)
+	wantCode(t, err, CodeGeneration)
+	if s := r.armState(); s != stateSuspended {
+		t.Errorf("the generation is %s", s)
+	}
+	_, _, err = g.grant(door.Renew)
+	wantCode(t, err, CodeSuspended)
+}
+
+func TestDomainReboots(t *testing.T) {
+	r := newDomainRig(t)
+	g, grant, first := r.ready(testWorkspace)
+	if _, err := g.event(grant.Lease.ID, 4, door.Stopping, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.tx(func(tx pgx.Tx) error {
+		if err := r.broker.EndLease(t.Context(), tx, testWorkspace, "a reboot"); err != nil {
+			return err
+		}
+		return r.broker.Rearm(t.Context(), tx, testWorkspace, 1, "a reboot")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	again := r.boot(testWorkspace, 1)
+	_, sealed, err := again.grant(door.Unlock)
+	if err != nil || sealed.Mode != door.Open || !bytes.Equal(sealed.LUKSKey, first.LUKSKey) {
+		t.Fatalf("%+v, %v", sealed, err)
+	}
+	if _, _, err := again.grant(door.Renew); err != nil {
+		t.Error(err)
+	}
+	_, _, err = g.grant(door.Renew)
+	wantCode(t, err, CodeGeneration)
+}
+
+func TestLostAnswerOfADomain(t *testing.T) {
+	r := newDomainRig(t)
+	r.prepareAndArm(testWorkspace)
+	g := r.boot(testWorkspace, 1)
+	for _, purpose := range []door.Purpose{door.Unlock, door.Renew} {
+		c, req, err := g.challengeFor(purpose)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := g.request(c, req, "")
+		first, err := r.broker.Grant(context.Background(), request, "p")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.broker = r.start(r.broker.Logger) // the process that answered is gone
+		again, err := r.broker.Grant(context.Background(), request, "p")
+		if err != nil {
+			t.Fatalf("%s: %v", purpose, err)
+		}
+		first.Receipt, again.Receipt = "", "" // under a newer checkpoint, perhaps
+		if diff := cmp.Diff(first, again, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s: another answer (-first +again):\n%s", purpose, diff)
+		}
+		thief := r.boot(testWorkspace, 1)
+		thief.hpke = g.hpke
+		_, err = r.broker.Grant(context.Background(), thief.request(c, req, ""), "p")
+		wantCode(t, err, CodeNonce)
+	}
+}
+
+func TestArmIsForOneKindOfHardware(t *testing.T) {
+	r := newDomainRig(t)
+	if _, err := r.broker.Prepare(t.Context(), volumeOf(testWorkspace)); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		change func(p *attest.Policy, tdx *attest.TDXPolicy)
+		word   string
+	}{
+		"neither":          {func(p *attest.Policy, _ *attest.TDXPolicy) { p.TDX = nil }, "one of them"},
+		"both":             {func(p *attest.Policy, _ *attest.TDXPolicy) { p.Measurements = [][]byte{make([]byte, 48)} }, "one of them"},
+		"a product line":   {func(p *attest.Policy, _ *attest.TDXPolicy) { p.Products = []string{attest.Genoa} }, "one of them"},
+		"report data":      {func(p *attest.Policy, _ *attest.TDXPolicy) { p.ReportData[0] = 1 }, "report data"},
+		"no platform":      {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.Platforms = nil }, "no platform"},
+		"no firmware":      {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.MRTDs = nil }, "no firmware"},
+		"no line":          {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.CommandLine = "" }, "no command line"},
+		"no initrd":        {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.Initrds = nil }, "no initrd"},
+		"no kernel":        {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.RTMRs[1] = attest.RTMRRule{} }, "no kernel"},
+		"any kernel":       {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.RTMRs[1].Any = true }, "no kernel"},
+		"nothing is wrong": {func(*attest.Policy, *attest.TDXPolicy) {}, ""},
+	} {
+		a := r.armOf(testWorkspace, 1)
+		c.change(&a.Policy, a.Policy.TDX)
+		err := r.tx(func(tx pgx.Tx) error { return r.broker.Arm(t.Context(), tx, a) })
+		if c.word == "" && err != nil || c.word != "" && (err == nil || !strings.Contains(err.Error(), c.word)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// attestDomain is attest of a trust domain, in the stock form, with a key of the client's own.
+func (s *stock) attestDomain() (string, error) {
+	s.r.t.Helper()
+	var err error
+	if s.session, err = s.r.broker.OpenSession(s.r.t.Context(), kbs.Request{TEE: kbs.TEETDX}, "192.0.2.1"); err != nil {
+		return "", err
+	}
+	point, err := s.key.PublicKey.Bytes()
+	if err != nil {
+		s.r.t.Fatal(err)
+	}
+	b64 := base64.RawURLEncoding.EncodeToString
+	jwk, err := json.Marshal(map[string]any{"kty": "EC", "crv": "P-256", "alg": "ECDH-ES+A256KW", "x": b64(point[1:33]), "y": b64(point[33:])})
+	if err != nil {
+		s.r.t.Fatal(err)
+	}
+	key, err := kbs.ParseTEEKey(jwk)
+	if err != nil {
+		s.r.t.Fatal(err)
+	}
+	data, err := kbs.Binding(s.session.Challenge.Nonce, key, "", s.session.Challenge.Hash)
+	if err != nil {
+		s.r.t.Fatal(err)
+	}
+	quote, _ := s.machine.report(data)
+	body, err := json.Marshal(map[string]any{
+		"init-data": nil, "runtime-data": map[string]any{"nonce": s.session.Challenge.Nonce, "tee-pubkey": json.RawMessage(jwk)},
+		"tee-evidence": map[string]any{"primary_evidence": map[string]any{"quote": quote}, "additional_evidence": ""},
+	})
+	if err != nil {
+		s.r.t.Fatal(err)
+	}
+	return s.r.broker.AttestSession(s.r.t.Context(), s.session.Cookie, body, "192.0.2.1")
+}
+
+// A stock client in a trust domain is found by its line and gets a token. Nothing ties it to the boot that holds the volume, so
+// it gets no secret; that it asks suspends nothing.
+func TestSessionOfADomain(t *testing.T) {
+	r := newDomainRig(t)
+	g, _, _ := r.ready(testWorkspace)
+	r.secret(newSecret("one"))
+	s := r.stock(g.machine)
+	token, err := s.attestDomain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.secret(Bearer{Token: token}, "default/token/one")
+	refused := refusalOf(t, err, CodeGeneration)
+	if !strings.Contains(refused.Detail, "guest") {
+		t.Errorf("refused for %q", refused.Detail)
+	}
+	if state := r.armState(); state != stateReleased {
+		t.Errorf("the generation is %s", state)
+	}
+	if _, _, err := g.grant(door.Renew); err != nil {
+		t.Error(err)
+	}
+	for range attestBurst - 1 {
+		if _, err := r.stock(g.machine).attestDomain(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = r.stock(g.machine).attestDomain() // with a new key, as those before
+	wantCode(t, err, CodeRate)
+}
