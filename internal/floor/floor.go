@@ -216,15 +216,17 @@ func (f File) MinTCB(product string, base attest.TCB) (attest.TCB, []string) {
 	return out, because
 }
 
-// MinEvaluation is the highest tcbEvaluationDataNumber that an advisory asks for.
-func (f File) MinEvaluation() int {
-	highest := 0
+// MinEvaluation is the floor for the tcbEvaluationDataNumber over all advisories, and those that ask for more than base.
+func (f File) MinEvaluation(base int) (int, []string) {
+	out, because := base, []string(nil)
 	for _, a := range f.Advisories {
 		for _, p := range a.Products {
-			highest = max(highest, p.MinEvaluation)
+			if p.MinEvaluation > base {
+				out, because = max(out, p.MinEvaluation), append(because, a.ID)
+			}
 		}
 	}
-	return highest
+	return out, because
 }
 
 func higher(a, b attest.TCB) attest.TCB {

@@ -41,8 +41,11 @@ func TestFloorsAreJoined(t *testing.T) {
 	if got, because := f.MinTCB("Turin", attest.TCB{SNP: 1}); got != (attest.TCB{SNP: 1}) || because != nil {
 		t.Errorf("a line that the file does not name: %+v", got)
 	}
-	if f.MinEvaluation() != 19 {
-		t.Errorf("evaluation number %d", f.MinEvaluation())
+	if n, because := f.MinEvaluation(17); n != 19 || len(because) != 1 {
+		t.Errorf("evaluation number %d because of %v", n, because)
+	}
+	if n, because := f.MinEvaluation(20); n != 20 || because != nil {
+		t.Errorf("a floor was lowered: %d because of %v", n, because)
 	}
 }
 
@@ -113,7 +116,8 @@ func TestWhatCannotBeJudgedIsNoFloor(t *testing.T) {
 			t.Errorf("%s is believed: %v", name, err)
 		}
 		// One that came into force before this was asked goes on to hold for what it does name.
-		if f, err := ReadUnverified(body); err != nil || f.MinEvaluation() != 19 {
+		f, err := ReadUnverified(body)
+		if n, _ := f.MinEvaluation(0); err != nil || n != 19 {
 			t.Errorf("%s cannot be read any more: %v", name, err)
 		}
 	}

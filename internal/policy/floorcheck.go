@@ -113,6 +113,9 @@ func (s *Service) below(file floor.File, g keybroker.Standing, stored keybroker.
 		_, because := file.MinTCB(product, stored.Policy.MinTCB[product])
 		f.Advisories = append(f.Advisories, because...)
 	}
+	if stored.Policy.TDX != nil {
+		_, f.Advisories = file.MinEvaluation(stored.Policy.TDX.MinEvaluationNumber)
+	}
 	slices.Sort(f.Advisories)
 	f.Advisories = slices.Compact(f.Advisories)
 	return f, nil

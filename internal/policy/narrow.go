@@ -39,6 +39,9 @@ func (s *Service) Narrow(ctx context.Context, tx pgx.Tx, site, project string, a
 // intersect admits what both admit. The document's empty lists and zero words say nothing. That the result is narrower
 // than what was asked for is proved by package attest, not by the lines before.
 func intersect(document, asked attest.Policy) (attest.Policy, error) {
+	if asked.TDX != nil { // its guest runs on TDX and on nothing else, where a project's document may speak of both
+		document = withoutSNP(document)
+	}
 	out := filled(document, asked)
 	out.Products = both(out.Products, asked.Products, func(a, b string) bool { return a == b })
 	out.Chips = both(out.Chips, asked.Chips, slices.Equal)
@@ -110,8 +113,39 @@ func platformRules(p *attest.PlatformRules) []*attest.Rule {
 	return []*attest.Rule{&p.SMT, &p.TSME, &p.ECC, &p.RAPLDisabled, &p.CiphertextHiding, &p.TIO}
 }
 
+// speaksOfSNP says whether a document asks for anything of SEV-SNP, and withoutSNP is what is left of it elsewhere.
+func speaksOfSNP(p attest.Policy) bool {
+	return len(p.Products)+len(p.Chips)+len(p.Measurements)+len(p.MinTCB) > 0 || p.RequirePolicy != 0 || p.RequireAliasCheck ||
+		p.Platform != attest.PlatformRules{} || p.RequireMitigations != 0 || p.VLEKProvider != ""
+}
+
+func withoutSNP(p attest.Policy) attest.Policy {
+	return attest.Policy{TDX: p.TDX, Simulated: p.Simulated, Revocation: p.Revocation}
+}
+
+// here is what a project's document says of a site: its part for that hardware, and of the machines that it names those of the
+// site. It is false where the document is about other machines.
+func here(document, site attest.Policy) (attest.Policy, bool) {
+	if site.TDX == nil {
+		out := document
+		out.TDX = nil
+		out.Products = both(document.Products, site.Products, func(a, b string) bool { return a == b })
+		out.Chips = both(document.Chips, site.Chips, slices.Equal)
+		return out, (speaksOfSNP(document) || document.TDX == nil) &&
+			(len(document.Products) == 0 || len(out.Products) > 0) && (len(document.Chips) == 0 || len(out.Chips) > 0)
+	}
+	out := withoutSNP(document)
+	if document.TDX == nil {
+		return out, !speaksOfSNP(document)
+	}
+	tdx := *document.TDX
+	tdx.Platforms = both(tdx.Platforms, site.TDX.Platforms, slices.Equal)
+	out.TDX = &tdx
+	return out, len(document.TDX.Platforms) == 0 || len(tdx.Platforms) > 0
+}
+
 // admissible refuses a document that admits what its site's configuration does not. A project's is held against every site
-// that has one of its product lines, of which there must be one.
+// that has hardware of which it speaks; for each kind there must be one.
 func (s *Service) admissible(ctx context.Context, tx pgx.Tx, scope Scope, document attest.Policy) error {
 	if scope.Kind == "site" {
 		parent, ok := s.Sites[scope.Name]
@@ -127,23 +161,24 @@ func (s *Service) admissible(ctx context.Context, tx pgx.Tx, scope Scope, docume
 	if !exists {
 		return invalid("there is no project of this name; write its id as the lists show it")
 	}
-	met := false
+	var snp, tdx bool
 	for name, parent := range s.Sites {
 		if parent.Simulated != document.Simulated {
 			continue
 		}
-		here := document
-		here.Products = both(document.Products, parent.Products, func(a, b string) bool { return a == b })
-		here.Chips = both(document.Chips, parent.Chips, slices.Equal)
-		if len(document.Products) > 0 && len(here.Products) == 0 || len(document.Chips) > 0 && len(here.Chips) == 0 {
+		part, met := here(document, parent)
+		if !met {
 			continue
 		}
-		met = true
-		if err := within(name, here, parent); err != nil {
+		snp, tdx = snp || parent.TDX == nil, tdx || parent.TDX != nil
+		if err := within(name, part, parent); err != nil {
 			return err
 		}
 	}
-	if !met {
+	switch {
+	case document.TDX != nil && !tdx:
+		return invalid("no configured site has TDX hardware that it admits")
+	case speaksOfSNP(document) && !snp, !snp && !tdx:
 		return invalid("no configured site has hardware that it admits")
 	}
 	return nil
@@ -167,10 +202,13 @@ func within(site string, document, parent attest.Policy) error {
 	if document.Simulated != parent.Simulated {
 		return invalid("site %s and the document do not agree whether the hardware is simulated", site)
 	}
-	out := filled(document, parent)
 	if document.TDX != nil && parent.TDX == nil {
-		return fmt.Errorf("%w: site %s has no TDX hardware", ErrWider, site)
+		return fmt.Errorf("%w: site %s has no TDX hardware: leave the part tdx out", ErrWider, site)
 	}
+	if parent.TDX != nil && speaksOfSNP(document) {
+		return fmt.Errorf("%w: site %s has no SEV-SNP hardware: say what is asked of it in the part tdx alone", ErrWider, site)
+	}
+	out := filled(document, parent)
 	if len(out.Measurements) == 0 {
 		out.Measurements = [][]byte{make([]byte, 48)}
 	}

@@ -96,11 +96,11 @@ func joined(a, b attest.MaskedBits) attest.MaskedBits {
 
 // raiseTDX puts a file's floor for Intel's data set under a policy.
 func raiseTDX(file floor.File, p *attest.TDXPolicy) *attest.TDXPolicy {
-	if p == nil || file.MinEvaluation() <= p.MinEvaluationNumber {
-		return p
+	if p == nil {
+		return nil
 	}
 	out := *p
-	out.MinEvaluationNumber = file.MinEvaluation()
+	out.MinEvaluationNumber, _ = file.MinEvaluation(p.MinEvaluationNumber)
 	return &out
 }
 
