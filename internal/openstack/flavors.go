@@ -32,6 +32,12 @@ var (
 
 const maxFlavors = 1000
 
+// EncryptionModel is Nova's name, from 2026.2 on, of what protects the memory of a guest, for the name that sites have it
+// under; empty where there is none, as for a simulated one.
+func EncryptionModel(tee string) string {
+	return map[string]string{"sev-snp": "amd-sev-snp", "tdx": "intel-tdx"}[tee]
+}
+
 // Flavor finds a flavor by id or exact name. What looks like an id is tried as one first.
 func (c *Client) Flavor(ctx context.Context, nameOrID string) (Flavor, error) {
 	const op = "reading flavor"

@@ -11,7 +11,7 @@ import (
 // PreflightSpec says what a site must offer. Empty fields are not checked, except that an unknown TEE fails.
 type PreflightSpec struct {
 	Roles      []string // the credential must hold all of them
-	TEE        string   // "sev-snp", or "simulated" in development builds
+	TEE        string   // "sev-snp" or "tdx"; in development builds "simulated" or "simulated-tdx"
 	Flavors    []string // every one must exist and, for a real TEE, ask for it
 	Network    string
 	VolumeType string
@@ -141,8 +141,10 @@ func (c *Client) identityNow() Identity {
 // checkFlavors reads the extra specs back: a release that does not know a model drops it when the flavor is made, and a
 // server then boots on it unencrypted without a word.
 func (c *Client) checkFlavors(ctx context.Context, r *Report, spec PreflightSpec) {
-	if spec.TEE != "sev-snp" && spec.TEE != "simulated" {
-		r.failed("tee", fmt.Sprintf("%.40q is no TEE that can be booted", spec.TEE), "set the site's tee to sev-snp")
+	model, simulated := EncryptionModel(spec.TEE), spec.TEE == "simulated" || spec.TEE == "simulated-tdx"
+	if model == "" && !simulated {
+		r.failed("tee", fmt.Sprintf("%.40q is no TEE that can be booted", spec.TEE), "set the site's tee to sev-snp or tdx")
+		return // nobody knows what to ask of its flavors
 	}
 	if len(spec.Flavors) == 0 {
 		r.failed("flavors", "no flavor is allowed at the site", "list the site's flavors in the configuration")
@@ -153,13 +155,13 @@ func (c *Client) checkFlavors(ctx context.Context, r *Report, spec PreflightSpec
 		switch {
 		case err != nil:
 			r.failed(name, err.Error(), "correct the flavor's name, or ask the site to make the flavor and show it to the project")
-		case spec.TEE == "simulated":
+		case simulated:
 			r.passed(name, fmt.Sprintf("%d vCPU, %d MiB; nothing is required of a simulated TEE", f.VCPUs, f.RAMMiB))
-		case !strings.EqualFold(f.ExtraSpecs["hw:mem_encryption"], "true") || f.ExtraSpecs["hw:mem_encryption_model"] != "amd-sev-snp":
-			r.failed(name, "its extra specs do not ask for SEV-SNP: a server on it would boot unencrypted or weaker",
-				"the site must set hw:mem_encryption=true and hw:mem_encryption_model=amd-sev-snp; Nova knows the model from 2026.2 on and drops it silently before")
+		case !strings.EqualFold(f.ExtraSpecs["hw:mem_encryption"], "true") || f.ExtraSpecs["hw:mem_encryption_model"] != model:
+			r.failed(name, "its extra specs do not ask for "+model+": a server on it would boot unencrypted or weaker",
+				"the site must set hw:mem_encryption=true and hw:mem_encryption_model="+model+"; Nova knows the model from 2026.2 on and drops it silently before")
 		default:
-			r.passed(name, fmt.Sprintf("%d vCPU, %d MiB, amd-sev-snp", f.VCPUs, f.RAMMiB))
+			r.passed(name, fmt.Sprintf("%d vCPU, %d MiB, %s", f.VCPUs, f.RAMMiB, model))
 		}
 	}
 }

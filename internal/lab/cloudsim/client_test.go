@@ -163,6 +163,7 @@ func TestPreflight(t *testing.T) {
 		Flavors: []cloudsim.Flavor{
 			{ID: "1", Name: "snp", VCPUs: 2, RAMMiB: 512, ExtraSpecs: snp},
 			{ID: "2", Name: "dropped", VCPUs: 2, RAMMiB: 512},
+			{ID: "4", Name: "tdx", VCPUs: 2, RAMMiB: 512, ExtraSpecs: map[string]string{"hw:mem_encryption": "true", "hw:mem_encryption_model": "intel-tdx"}},
 			{ID: "3", Name: "sev", VCPUs: 2, RAMMiB: 512, ExtraSpecs: map[string]string{"hw:mem_encryption": "true"}},
 		},
 		VolumeTypes: []cloudsim.VolumeType{{Name: "plain"}, {Name: "shared", MultiAttach: true}},
@@ -180,6 +181,10 @@ func TestPreflight(t *testing.T) {
 		{"role", s, "prov", openstack.PreflightSpec{Roles: []string{"admin"}, TEE: "sev-snp", Flavors: []string{"snp"}}, "roles"},
 		{"model that was dropped", s, "prov", openstack.PreflightSpec{TEE: "sev-snp", Flavors: []string{"dropped"}}, "flavor/dropped"},
 		{"plain SEV", s, "prov", openstack.PreflightSpec{TEE: "sev-snp", Flavors: []string{"sev"}}, "flavor/sev"},
+		{"TDX", s, "prov", openstack.PreflightSpec{TEE: "tdx", Flavors: []string{"tdx"}}, ""},
+		{"SEV-SNP instead of TDX", s, "prov", openstack.PreflightSpec{TEE: "tdx", Flavors: []string{"snp"}}, "flavor/snp"},
+		{"TDX instead of SEV-SNP", s, "prov", openstack.PreflightSpec{TEE: "sev-snp", Flavors: []string{"tdx"}}, "flavor/tdx"},
+		{"simulated TDX", s, "prov", openstack.PreflightSpec{TEE: "simulated-tdx", Flavors: []string{"dropped"}}, ""},
 		{"no flavor", s, "prov", openstack.PreflightSpec{TEE: "sev-snp"}, "flavors"},
 		{"no TEE", s, "prov", openstack.PreflightSpec{Flavors: []string{"snp"}}, "tee"},
 		{"unknown network", s, "prov", openstack.PreflightSpec{TEE: "simulated", Flavors: []string{"snp"}, Network: "none"}, "network"},
