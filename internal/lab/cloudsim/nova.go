@@ -206,6 +206,9 @@ func (c *Cloud) createServer(in *call) reply {
 		}
 		s.Volumes = append(s.Volumes, v.ID)
 	}
+	if wrong := encrypts(flavor.ExtraSpecs, s.properties); wrong != "" {
+		return bad("%s", wrong)
+	}
 	// After the volumes, as Nova does: two servers of one specification meet at their disks.
 	p := c.ports[q.Networks[0].Port]
 	if p == nil || p.Project != in.project() {
