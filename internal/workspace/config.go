@@ -21,15 +21,6 @@ import (
 	"github.com/eosc-siesta/siestad/internal/permit"
 )
 
-// TEE says what protects the guests of a site.
-type TEE string
-
-// Simulated sites exist in development builds only.
-const (
-	SEVSNP       TEE = "sev-snp"
-	SimulatedTEE TEE = "simulated"
-)
-
 // Site is one cloud on which workspaces can run.
 type Site struct {
 	Name string
@@ -43,10 +34,11 @@ type Site struct {
 	VolumeType string
 	MaxDataGiB int // largest data volume; 0 means 1024
 	TEE        TEE
-	// VCPUSigs and GuestFeatures are what the site's hosts may give a guest: every pair is one acceptable measurement.
+	// VCPUSigs and GuestFeatures are what the site's hosts may give a guest: every pair is one acceptable measurement. TDX has none.
 	VCPUSigs      []uint32
 	GuestFeatures []uint64
-	// Policy is what evidence from the site must meet, but for the measurement, which each workspace has of its own.
+	// Policy is what evidence from the site must meet, but for measurements and line, which each workspace has of its own. That of
+	// a TDX site has the part TDX and nothing for SEV-SNP.
 	Policy attest.Policy
 	// BrokerURL is where the site's guests reach the broker; it is measured.
 	BrokerURL string
@@ -81,6 +73,8 @@ type Config struct {
 
 	// wrap lets tests come between a flow and its runner.
 	wrap func(flow.Flow[run]) flow.Flow[run]
+	// reference computes what a trust domain measures; tests, whose files are none, put another in its place.
+	reference func(attest.TDLaunch) (attest.TDReference, error)
 }
 
 // Times are how long things may take. Zero fields get the defaults named.
@@ -96,8 +90,9 @@ type Times struct {
 
 // Service creates, reboots, deletes and explains workspaces.
 type Service struct {
-	cfg   Config
-	sites map[string]*Site
+	cfg       Config
+	sites     map[string]*Site
+	measuring chan struct{} // holds one: see domain
 }
 
 var installationPattern = regexp.MustCompile(`^[a-z0-9]{8}$`)
@@ -112,10 +107,13 @@ func New(cfg Config) (*Service, error) {
 	case cfg.BrokerKey == "":
 		return nil, errors.New("workspace: no hash of the broker's key")
 	}
+	if cfg.reference == nil {
+		cfg.reference = attest.TDLaunch.Reference
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
-	s := &Service{cfg: cfg, sites: map[string]*Site{}}
+	s := &Service{cfg: cfg, sites: map[string]*Site{}, measuring: make(chan struct{}, 1)}
 	for i := range cfg.Sites {
 		site := cfg.Sites[i]
 		if err := site.check(); err != nil {
@@ -146,14 +144,6 @@ func (s *Site) check() error {
 		return fmt.Errorf("workspace: site %q needs a name and two clients", s.Name)
 	case s.Network == "" || s.BrokerURL == "":
 		return fmt.Errorf("workspace: site %s needs a network and the broker's URL", s.Name)
-	case s.TEE != SEVSNP && s.TEE != SimulatedTEE:
-		return fmt.Errorf("workspace: site %s offers no known TEE", s.Name)
-	case s.Policy.Simulated != (s.TEE == SimulatedTEE):
-		return fmt.Errorf("workspace: site %s and its policy do not agree whether its TEE is simulated", s.Name)
-	case len(s.VCPUSigs) == 0 || len(s.GuestFeatures) == 0:
-		return fmt.Errorf("workspace: site %s names no processor signature or no guest features, so nothing it boots can be recognised", s.Name)
-	case len(s.VCPUSigs)*len(s.GuestFeatures) > 64:
-		return fmt.Errorf("workspace: site %s would accept more than 64 measurements for one guest", s.Name)
 	}
-	return nil
+	return s.checkTEE()
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -46,8 +45,8 @@ func (s *Service) resolve(ctx context.Context, site *Site, r *run) error {
 		return forward(site, err)
 	}
 	if !encrypted(site.TEE, flavor.ExtraSpecs) {
-		return flow.Fatal(problem(codeConfig, "the operator of "+site.Name+" sets hw:mem_encryption and hw:mem_encryption_model=amd-sev-snp on the flavor, on a Nova that knows them",
-			"flavor %s at %s does not ask for encrypted memory", r.Flavor, site.Name))
+		return flow.Fatal(problem(codeConfig, "the operator of "+site.Name+" sets hw:mem_encryption and hw:mem_encryption_model="+site.TEE.model()+" on the flavor, on a Nova that knows them",
+			"flavor %s at %s does not ask for memory encrypted by %s", r.Flavor, site.Name, site.TEE.model()))
 	}
 	network, err := site.Client.Network(ctx, site.Network)
 	if absent(err) {
@@ -59,7 +58,7 @@ func (s *Service) resolve(ctx context.Context, site *Site, r *run) error {
 	if _, err := s.image(ctx, r); err != nil {
 		return err
 	}
-	r.FlavorID, r.VCPUs, r.NetworkID = flavor.ID, flavor.VCPUs, network.ID
+	r.FlavorID, r.VCPUs, r.MemoryMiB, r.NetworkID = flavor.ID, flavor.VCPUs, flavor.RAMMiB, network.ID
 	return nil
 }
 
@@ -180,40 +179,11 @@ func (s *Service) bind(ctx context.Context, site *Site, r *run) error {
 	if err != nil {
 		return err
 	}
-	measurements, err := s.measurements(ctx, site, img, line, r.VCPUs)
-	if err != nil {
+	if err := s.measure(ctx, site, img, line, r); err != nil {
 		return err
 	}
-	err = site.Client.SetBootMetadata(ctx, r.RootID, bootProperties(site.TEE, r.KernelID, r.InitrdID, line))
-	r.Line, r.Measurements = line, measurements
-	return forward(site, err)
-}
-
-// measurements are the launch digests of the guest, one for each processor and feature word that the site's hosts may have.
-func (s *Service) measurements(ctx context.Context, site *Site, img image.Image, line string, vcpus int) ([]string, error) {
-	body, err := s.cfg.Images.Open(ctx, img.Firmware.SHA256)
-	if err != nil {
-		return nil, fmt.Errorf("reading the firmware of image %s: %w", img.ID, err)
-	}
-	defer body.Close()
-	firmware, err := io.ReadAll(io.LimitReader(body, image.Firmware.MaxSize()+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading the firmware of image %s: %w", img.ID, err)
-	}
-	var out []string
-	for _, sig := range site.VCPUSigs {
-		for _, features := range site.GuestFeatures {
-			digest, err := attest.LaunchDigest(attest.DigestInput{
-				Firmware: firmware, KernelSHA256: &img.Kernel.SHA256, InitrdSHA256: &img.Initrd.SHA256,
-				Append: line, VCPUs: vcpus, VCPUSig: sig, GuestFeatures: features,
-			})
-			if err != nil {
-				return nil, flow.Fatal(wrap(codeImage, "an operator registers an image whose firmware carries the metadata for SEV-SNP", err))
-			}
-			out = append(out, hex.EncodeToString(digest[:]))
-		}
-	}
-	return out, nil
+	r.Line = line
+	return forward(site, site.Client.SetBootMetadata(ctx, r.RootID, bootProperties(site.TEE, r.KernelID, r.InitrdID, line)))
 }
 
 // arm commits what the guest must measure, together with the broker's readiness to give it one key.
@@ -229,19 +199,41 @@ func (s *Service) arm(ctx context.Context, tx pgx.Tx, r *run) error {
 	if err != nil {
 		return err
 	}
-	policy := site.Policy
-	policy.Measurements = nil
-	for _, m := range r.Measurements {
-		raw, err := hex.DecodeString(m)
-		if err != nil {
-			return fmt.Errorf("reading a measurement: %w", err)
-		}
-		policy.Measurements = append(policy.Measurements, raw)
+	policy, err := policyOf(site, r)
+	if err != nil {
+		return err
 	}
 	return broken(site, s.cfg.Broker.Arm(ctx, tx, keybroker.Arm{
 		Workspace: r.Workspace, Project: r.Project, Dataset: w.Dataset, Owner: w.Owner,
 		Image: r.Image, Site: r.Site, Generation: r.Generation, VolumeID: r.DataID, VolumeSerial: openstack.Volume{ID: r.DataID}.Serial(), Policy: policy,
 	}))
+}
+
+// policyOf is the site's policy for this one guest.
+func policyOf(site *Site, r *run) (attest.Policy, error) {
+	policy := site.Policy
+	if site.TEE.OnTDX() != (r.Domain != nil) {
+		return policy, flow.Fatal(problem(codeConfig, "create the workspace again", "the TEE of site %s is another than when the guest was measured", site.Name))
+	}
+	if site.TEE.OnTDX() {
+		tdx := *policy.TDX
+		tdx.MRTDs, tdx.RTMRs[1].Values = [][]byte{r.Domain.MRTD}, r.Domain.RTMR1
+		// RTMR2 holds line and initrd and nothing else. By its values alone the guest is bound already; the log, which the line
+		// makes the policy ask for, says in a decision which of the two was another.
+		tdx.RTMRs[2].Values = r.Domain.RTMR2
+		tdx.CommandLine, tdx.Initrds = r.Line, [][]byte{r.Domain.Initrd}
+		policy.TDX = &tdx
+		return policy, nil
+	}
+	policy.Measurements = nil
+	for _, m := range r.Measurements {
+		raw, err := hex.DecodeString(m)
+		if err != nil {
+			return policy, fmt.Errorf("reading a measurement: %w", err)
+		}
+		policy.Measurements = append(policy.Measurements, raw)
+	}
+	return policy, nil
 }
 
 func (s *Service) disarm(ctx context.Context, tx pgx.Tx, r *run) error {

@@ -26,6 +26,9 @@ func (verifier) Verify(ev attest.Evidence, _ attest.Collateral, pol attest.Polic
 	refuse := func(code string) (*attest.Result, error) {
 		return nil, &attest.Refusal{Code: code, Check: code, Checks: []attest.Check{{Name: code, Code: code, Status: attest.Failed}}}
 	}
+	if ev.TEE == attest.TDX {
+		return judgeDomain(ev, pol)
+	}
 	if len(ev.Report) != 64+32+48 {
 		return refuse(attest.CodeFormat)
 	}
@@ -92,6 +95,15 @@ func (m *machine) measure() ([48]byte, error) {
 	})
 }
 
+func (m *machine) evidence(data [64]byte) (door.Evidence, error) {
+	if m.rig.tee.OnTDX() {
+		return m.quote(data)
+	}
+	measured, err := m.measure()
+	report := append(append(data[:], m.reportID[:]...), measured[:]...)
+	return door.Evidence{TEE: string(attest.SEVSNP), Report: report}, err
+}
+
 func (m *machine) run(ctx context.Context) error {
 	req := door.ChallengeRequest{Generation: 1, Purpose: door.Unlock}
 	for _, word := range strings.Fields(m.spec.Append) {
@@ -111,10 +123,6 @@ func (m *machine) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	measured, err := m.measure()
-	if err != nil {
-		return err
-	}
 	old, formatted := disks.Load(m.disk)
 	header := ""
 	if formatted {
@@ -124,9 +132,12 @@ func (m *machine) run(ctx context.Context) error {
 		Challenge: ch.Challenge, Nonce: ch.Nonce, Workspace: req.Workspace, Generation: req.Generation,
 		Purpose: req.Purpose, KEM: key.Public().KEM, HPKEKey: key.Public().PublicKey, SigningKey: public, HeaderHash: header,
 	})
-	report := append(append(data[:], m.reportID[:]...), measured[:]...)
+	evidence, err := m.evidence(data)
+	if err != nil {
+		return err
+	}
 	grant, err := m.rig.broker.Grant(ctx, door.GrantRequest{
-		Challenge: ch.Challenge, Evidence: door.Evidence{TEE: string(attest.SEVSNP), Report: report},
+		Challenge: ch.Challenge, Evidence: evidence,
 		HPKE: key.Public(), SigningKey: public, HeaderHash: header,
 	}, "guest")
 	if err != nil {

@@ -60,26 +60,3 @@ func (s *Service) line(site *Site, workspace string, generation int) (string, er
 	}
 	return line, nil
 }
-
-// bootProperties are the image properties from which Nova boots the guest.
-func bootProperties(tee TEE, kernelID, ramdiskID, line string) map[string]string {
-	p := map[string]string{"kernel_id": kernelID, "ramdisk_id": ramdiskID, "os_command_line": line}
-	if tee == SimulatedTEE {
-		// The soft PSP answers on the guest agent's port.
-		p["hw_qemu_guest_agent"] = "yes"
-		return p
-	}
-	// The model is named, because Nova takes plain SEV where it is not.
-	p["hw_firmware_type"] = "uefi"
-	p["hw_machine_type"] = "q35"
-	p["hw_firmware_stateless"] = "true"
-	p["hw_mem_encryption"] = "true"
-	p["hw_mem_encryption_model"] = "amd-sev-snp"
-	return p
-}
-
-// encrypted says whether a flavor's extra specs ask for the encryption that the site offers. Nova's Zed accepts the words
-// and drops the model that it does not know; so it is the stored specs that are read.
-func encrypted(tee TEE, specs map[string]string) bool {
-	return tee == SimulatedTEE || specs["hw:mem_encryption"] == "true" && specs["hw:mem_encryption_model"] == "amd-sev-snp"
-}

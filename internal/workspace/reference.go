@@ -21,6 +21,8 @@ func (w Workspace) ReferenceValues(arm keybroker.Arm, img image.Image, publisher
 	switch {
 	case w.Simulated || arm.Policy.Simulated:
 		return fail("%w: its processor is simulated", ErrState)
+	case arm.Policy.TDX != nil:
+		return fail("%w: of trust domains none are given out yet; its measurements and its image's values say the same", ErrState)
 	case len(arm.Policy.Measurements) == 0 || arm.Workspace != w.ID || arm.Generation != w.Generation || arm.Image != img.ID || w.Line == "":
 		return fail("%w: no guest of it is armed", ErrState)
 	}

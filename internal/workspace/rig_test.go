@@ -61,15 +61,20 @@ type rig struct {
 	audit   *audit.Recorder
 	guests  atomic.Int64 // how many were started
 
+	tee       TEE
+	reference func(attest.TDLaunch) (attest.TDReference, error)
+
 	mu       sync.Mutex
 	behave   func(stage door.Stage) error // consulted by guests before each report
 	policy   attest.Policy
 	machines []*machine
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T) *rig { return newRigOn(t, SimulatedTEE) }
+
+func newRigOn(t *testing.T, tee TEE) *rig {
 	t.Helper()
-	r := &rig{t: t, db: pgtest.New(t)}
+	r := &rig{t: t, db: pgtest.New(t), tee: tee, reference: imitated}
 	t.Cleanup(func() {
 		var silent int
 		err := r.db.QueryRow(context.Background(), `SELECT (SELECT count(*) FROM flow_event WHERE problem IS NOT NULL AND coalesce(problem->>'fix', '') = '')
@@ -85,13 +90,20 @@ func newRig(t *testing.T) *rig {
 	chip := sha256.Sum256([]byte("chip"))
 	r.policy = attest.NovaPolicy(map[string]attest.TCB{attest.Milan: {SNP: 1}})
 	r.policy.Chips, r.policy.Simulated = [][]byte{append(chip[:], chip[:]...)}, true
+	if tee.OnTDX() {
+		r.policy = domainPolicy(tee)
+	}
 	return r
 }
 
 func (r *rig) startCloud() {
 	t := r.t
 	dir := t.TempDir()
-	cloud, err := cloudsim.New(cloudsim.Config{Dir: dir, Boot: r.boot, StopTimeout: 2 * time.Second})
+	cfg := cloudsim.Config{Dir: dir, Boot: r.boot, StopTimeout: 2 * time.Second}
+	if model := r.tee.model(); model != "" {
+		cfg.Flavors = []cloudsim.Flavor{{ID: "1", Name: "siesta.small", VCPUs: 1, RAMMiB: 512, ExtraSpecs: map[string]string{"hw:mem_encryption": "true", "hw:mem_encryption_model": model}}}
+	}
+	cloud, err := cloudsim.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,10 +233,13 @@ func (r *rig) service(change func(*flow.Config, *Config)) (*Service, *flow.Runne
 	wc := Config{
 		DB: r.db, Audit: r.audit, Broker: r.broker, Permit: r.permits, Images: r.images, Installation: installation, BrokerKey: door.KeyHash(r.brokerB),
 		Sites: []Site{{
-			Name: "sim", Client: r.client, Keys: r.keys, Network: r.network, Flavors: []string{"siesta.small"}, TEE: SimulatedTEE,
+			Name: "sim", Client: r.client, Keys: r.keys, Network: r.network, Flavors: []string{"siesta.small"}, TEE: r.tee,
 			VCPUSigs: []uint32{vcpuSig}, GuestFeatures: []uint64{1}, Policy: r.policy, BrokerURL: "http://10.0.2.2:8443",
 			Rules: []openstack.Rule{{Direction: "egress", EtherType: "IPv4", Protocol: "tcp", PortMin: 8443, PortMax: 8443}},
 		}},
+	}
+	if wc.reference = r.reference; r.tee.OnTDX() {
+		wc.Sites[0].VCPUSigs, wc.Sites[0].GuestFeatures = nil, nil
 	}
 	if change != nil {
 		change(&fc, &wc)

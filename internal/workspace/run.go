@@ -33,6 +33,7 @@ type run struct {
 
 	FlavorID     string   `json:"flavor_id,omitempty"`
 	VCPUs        int      `json:"vcpus,omitempty"`
+	MemoryMiB    int      `json:"memory_mib,omitempty"`
 	NetworkID    string   `json:"network_id,omitempty"`
 	KernelID     string   `json:"kernel_id,omitempty"`
 	InitrdID     string   `json:"initrd_id,omitempty"`
@@ -44,6 +45,7 @@ type run struct {
 	ServerID     string   `json:"server_id,omitempty"`
 	Line         string   `json:"line,omitempty"`
 	Measurements []string `json:"measurements,omitempty"`
+	Domain       *domain  `json:"domain,omitempty"` // on TDX
 
 	// AllowedBy is who allowed a suspended generation to boot once more; nil for a plain reboot.
 	AllowedBy *audit.Actor `json:"allowed_by,omitempty"`

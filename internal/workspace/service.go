@@ -58,7 +58,7 @@ func (s *Service) create(ctx context.Context, tx pgx.Tx, who audit.Actor, spec C
 	}
 	if err := change(ctx, tx, "insert", named{
 		"id": id, "name": spec.Name, "project": spec.Project, "dataset": spec.Dataset, "image": spec.Image,
-		"site": spec.Site, "flavor": spec.Flavor, "data_gib": spec.DataGiB, "owner": who.Subject, "simulated": site.TEE == SimulatedTEE,
+		"site": spec.Site, "flavor": spec.Flavor, "data_gib": spec.DataGiB, "owner": who.Subject, "simulated": site.TEE.Simulated(),
 	}); err != nil {
 		return fail(err)
 	}

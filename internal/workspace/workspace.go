@@ -74,7 +74,8 @@ type Workspace struct {
 	Reason *flow.Problem
 	// Simulated marks a workspace on a site whose TEE is simulated.
 	Simulated bool
-	// Line is the measured command line, Measurements the launch digests (hex) that it may give. Empty before "bind".
+	// Line is the measured command line, Measurements the launch digests (hex) that it may give; on TDX the values of MRTD, RTMR1
+	// and RTMR2, each behind its register's name. Empty before "bind".
 	Line         string
 	Measurements []string
 	ServerID     string
