@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -78,8 +79,31 @@ func known(c *Config, service *collateral.Service) func(context.Context, keybrok
 	}
 }
 
-// registered is what the configured chips need. A chip without product and TCB is looked up when it first reports.
+// registered is what the configured chips and platforms need, of the vendors that may be asked.
 func registered(c *Config) ([]attest.Subject, error) {
+	all, err := registeredChips(c)
+	return append(all, registeredPlatforms(c)...), err
+}
+
+// registeredPlatforms is what Intel says of them. The kind of a platform without FMSPC is looked up when it first reports.
+func registeredPlatforms(c *Config) (all []attest.Subject) {
+	if c.Collateral.PCSURL == "" {
+		return nil
+	}
+	for _, s := range c.Sites {
+		for _, p := range s.Platforms {
+			for _, need := range attest.PlatformNeeds(p.FMSPC, true) {
+				if need.Key != "" && !slices.Contains(all, need) {
+					all = append(all, need)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// registeredChips is what AMD says of them. A chip without product and TCB is looked up when it first reports.
+func registeredChips(c *Config) ([]attest.Subject, error) {
 	var all []attest.Subject
 	if c.Collateral.KDSURL == "" {
 		return nil, nil

@@ -145,7 +145,7 @@ type TokensConfig struct {
 
 // AttestationConfig is what evidence must meet.
 type AttestationConfig struct {
-	// MinTCB is the floor for each product line (Milan, Genoa, Turin). A line that is not here is refused.
+	// MinTCB is the floor for each product line (Milan, Genoa, Turin). A line that is not here is refused. Without a site with tee: sev-snp it may be left out.
 	MinTCB map[string]attest.TCB `yaml:"min_tcb"`
 	// RequireAliasCheck refuses firmware that has not looked for aliased memory (BadRAM).
 	RequireAliasCheck bool `yaml:"require_alias_check"`
@@ -153,6 +153,16 @@ type AttestationConfig struct {
 	RevocationLists []string `yaml:"revocation_lists"`
 	// FloorKeys are the public keys (Ed25519, PEM files) that sign floor files; with none, no floor file is accepted.
 	FloorKeys []string `yaml:"floor_keys"`
+	// TDX is what quotes of trust domains must meet besides.
+	TDX TDXConfig `yaml:"tdx"`
+}
+
+// TDXConfig is what quotes must meet at every site.
+type TDXConfig struct {
+	// TCBStatuses are the words of Intel's that are admitted for a platform's patch level; [UpToDate] if left out. Revoked never is.
+	TCBStatuses []string `yaml:"tcb_statuses"`
+	// MinEvaluationNumber is the least number of Intel's data set (tcbEvaluationDataNumber) that a verdict may rest on; none if left out.
+	MinEvaluationNumber int `yaml:"min_evaluation_number"`
 }
 
 // CollateralConfig is whom to ask for certificates of chips, revocation lists and TCB infos. Without an address nobody is
@@ -201,14 +211,22 @@ type SiteConfig struct {
 	VolumeType string `yaml:"volume_type"`
 	// MaxDataGiB is the largest data volume; 1024 if left out.
 	MaxDataGiB int `yaml:"max_data_gib"`
-	// TEE is sev-snp.
+	// TEE is sev-snp or tdx. A field for the one is refused at a site of the other.
 	TEE string `yaml:"tee"`
-	// VCPUTypes are QEMU's names (EPYC-Milan, EPYC-Genoa …) of the processor models that the site's hosts give a guest.
+	// VCPUTypes are, for sev-snp, QEMU's names (EPYC-Milan, EPYC-Genoa …) of the processor models that the site's hosts give a guest.
 	VCPUTypes []string `yaml:"vcpu_types"`
-	// GuestFeatures are the SEV_FEATURES that the hosts' kernels set, 0x1 as a rule, 0x21 with debug swap.
+	// GuestFeatures are, for sev-snp, the SEV_FEATURES that the hosts' kernels set, 0x1 as a rule, 0x21 with debug swap.
 	GuestFeatures []uint64 `yaml:"guest_features"`
-	// Chips are the processors of the site's hosts.
+	// Chips are, for sev-snp, the processors of the site's hosts.
 	Chips []ChipConfig `yaml:"chips"`
+	// Platforms are, for tdx, the machines of the site. Their evidence needs Intel's collateral: fetched with collateral.pcs_url, or imported.
+	Platforms []PlatformConfig `yaml:"platforms"`
+	// XFAM is, for tdx, the word of processor features that the hosts give a trust domain, such as 0x602e7; it follows from processor and kernel, and every quote shows it.
+	XFAM uint64 `yaml:"xfam"`
+	// XFAMMask says which bits of XFAM count; all of them if left out.
+	XFAMMask uint64 `yaml:"xfam_mask"`
+	// RTMR0 lists, for tdx, the values (96 hexadecimal digits) that RTMR0 may have: configuration, ACPI tables and boot variables of the virtual machine. Left out, any: like the ACPI tables on SEV-SNP, which nothing measures, these are the host's, and the guest must not trust them. A policy document can narrow it.
+	RTMR0 []string `yaml:"rtmr0"`
 	// BrokerURL is where the site's guests reach the guests' door: an address, since guests resolve no names, and short, since it is measured.
 	BrokerURL string `yaml:"broker_url"`
 }
@@ -218,6 +236,16 @@ type CredentialConfig struct {
 	CloudsFile string `yaml:"clouds_file"`
 	Cloud      string `yaml:"cloud"`
 	File       string `yaml:"file"`
+}
+
+// PlatformConfig is one registered machine with Intel's processors.
+type PlatformConfig struct {
+	// PPID names it in all its certificates, 32 hexadecimal digits.
+	PPID string `yaml:"ppid"`
+	// FMSPC is its kind, 12 hexadecimal digits; with it Intel's TCB info is fetched beforehand.
+	FMSPC string `yaml:"fmspc"`
+	// Host is the name of the machine, so that it can be quarantined by it.
+	Host string `yaml:"host"`
 }
 
 // ChipConfig is one registered processor.

@@ -14,13 +14,15 @@ import (
 type development struct {
 	// SimulatedRoots is the file (PEM) with the roots of a simulated processor, under the product line Genoa.
 	SimulatedRoots string `yaml:"simulated_roots"`
+	// The root of a simulated Intel is to be named here. Without one no quote of a site with tee: simulated-tdx is accepted.
+
 	// FlowLease shortens how long a killed daemon's work stays its own, for tests that kill it often.
 	FlowLease time.Duration `yaml:"flow_lease"`
 }
 
 func (d development) flowLease() time.Duration { return d.FlowLease }
 
-var tees = []string{"sev-snp", "simulated"}
+var tees = []string{"sev-snp", "tdx", "simulated", "simulated-tdx"}
 
 func (d development) roots() (*attest.Roots, error) {
 	roots := attest.AMDRoots()
@@ -37,6 +39,7 @@ func (d development) roots() (*attest.Roots, error) {
 const banner = `
   ***********************************************************************
   *  DEVELOPMENT BUILD: it can trust a simulated processor.             *
-  *  Workspaces on a site with tee: simulated are protected by nothing. *
+  *  Workspaces on a site with tee: simulated or tee: simulated-tdx are *
+  *  protected by nothing.                                              *
   ***********************************************************************
 `

@@ -95,14 +95,17 @@ func cloud(c *Config, s SiteConfig, credential CredentialConfig) (*openstack.Cli
 	})
 }
 
-// sitePolicy is everything but the measurement, which each workspace has of its own.
+// sitePolicy is everything but measurements and line, which each workspace has of its own.
 func sitePolicy(a AttestationConfig, s SiteConfig) (attest.Policy, error) {
+	if workspace.TEE(s.TEE).OnTDX() {
+		return tdxPolicy(a.TDX, s)
+	}
 	policy := attest.NovaPolicy(a.MinTCB)
 	policy.RequireAliasCheck = a.RequireAliasCheck
 	if len(a.RevocationLists) > 0 {
 		policy.Revocation = attest.RevocationRequired
 	}
-	policy.Simulated = s.TEE == string(workspace.SimulatedTEE)
+	policy.Simulated = workspace.TEE(s.TEE).Simulated()
 	for _, chip := range s.Chips {
 		id, err := hex.DecodeString(chip.ID)
 		if err != nil {
@@ -111,6 +114,36 @@ func sitePolicy(a AttestationConfig, s SiteConfig) (attest.Policy, error) {
 		policy.Chips = append(policy.Chips, id)
 	}
 	return policy, nil
+}
+
+// tdxPolicy is sitePolicy for a site of trust domains. What a guest measures into RTMR3 while it runs is nothing.
+func tdxPolicy(a TDXConfig, s SiteConfig) (attest.Policy, error) {
+	tdx := attest.NovaTDXPolicy()
+	if len(a.TCBStatuses) > 0 {
+		tdx.TCBStatuses = a.TCBStatuses
+	}
+	tdx.MinEvaluationNumber = a.MinEvaluationNumber
+	tdx.XFAM = attest.MaskedBits{Mask: s.XFAMMask, Value: s.XFAM}
+	if s.XFAMMask == 0 {
+		tdx.XFAM.Mask = ^uint64(0)
+	}
+	tdx.RTMRs[0].Any = len(s.RTMR0) == 0
+	tdx.RTMRs[3].Values = [][]byte{make([]byte, 48)}
+	for _, value := range s.RTMR0 {
+		raw, err := hex.DecodeString(value)
+		if err != nil {
+			return attest.Policy{}, fmt.Errorf("site %s: rtmr0: %w", s.Name, err)
+		}
+		tdx.RTMRs[0].Values = append(tdx.RTMRs[0].Values, raw)
+	}
+	for _, p := range s.Platforms {
+		ppid, err := hex.DecodeString(p.PPID)
+		if err != nil {
+			return attest.Policy{}, fmt.Errorf("site %s: ppid: %w", s.Name, err)
+		}
+		tdx.Platforms = append(tdx.Platforms, ppid)
+	}
+	return attest.Policy{TDX: &tdx, Simulated: workspace.TEE(s.TEE).Simulated()}, nil
 }
 
 // apiSites is what the API shows of each site. Preflight looks with both credentials: the one that makes servers, and the

@@ -38,12 +38,26 @@ func policies(c *Config, db *pgxpool.Pool, recorder *audit.Recorder, clouds []wo
 	}), nil
 }
 
+// registeredChip is a chip or a platform as leases and freezes name it, with the machine that it is in.
+type registeredChip struct{ id, host string }
+
+func (s SiteConfig) registered() (all []registeredChip) {
+	for _, chip := range s.Chips {
+		all = append(all, registeredChip{strings.ToLower(chip.ID), chip.Host})
+	}
+	for _, p := range s.Platforms {
+		// A PPID is shorter than the field of an SEV-SNP report, to which a verdict fills it up.
+		all = append(all, registeredChip{strings.ToLower(p.PPID) + strings.Repeat("0", 128-len(p.PPID)), p.Host})
+	}
+	return all
+}
+
 // hosts names the machines of registered chips.
 func hosts(c *Config) keybroker.HostOf {
 	names := map[[2]string]string{}
 	for _, s := range c.Sites {
-		for _, chip := range s.Chips {
-			names[[2]string{s.Name, strings.ToLower(chip.ID)}] = chip.Host
+		for _, chip := range s.registered() {
+			names[[2]string{s.Name, chip.id}] = chip.host
 		}
 	}
 	return func(site, chip string) string { return names[[2]string{site, chip}] }
@@ -54,10 +68,10 @@ func freezable(c *Config) []permit.Site {
 	var list []permit.Site
 	for _, s := range c.Sites {
 		site := permit.Site{Name: s.Name}
-		for _, chip := range s.Chips {
-			site.Chips = append(site.Chips, strings.ToLower(chip.ID))
-			if chip.Host != "" && !slices.Contains(site.Hosts, chip.Host) {
-				site.Hosts = append(site.Hosts, chip.Host)
+		for _, chip := range s.registered() {
+			site.Chips = append(site.Chips, chip.id)
+			if chip.host != "" && !slices.Contains(site.Hosts, chip.host) {
+				site.Hosts = append(site.Hosts, chip.host)
 			}
 		}
 		list = append(list, site)

@@ -15,7 +15,7 @@ type development struct{}
 func (development) flowLease() time.Duration { return 0 }
 
 // tees are the kinds of hardware protection that a site can have.
-var tees = []string{"sev-snp"}
+var tees = []string{"sev-snp", "tdx"}
 
 func (development) roots() (*attest.Roots, error) { return attest.AMDRoots(), nil }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/corim"
+	"github.com/eosc-siesta/siestad/internal/workspace"
 )
 
 // validation collects faults instead of stopping at the first.
@@ -81,7 +82,7 @@ func (v *validation) config(c *Config) {
 	v.secretFile(c.Broker.KeyFile, at("broker", "key_file"), "make one with `siestad keys init`")
 	v.need(c.Broker.Lease == 0 || c.Broker.Lease >= 10*time.Second && c.Broker.Lease <= time.Hour, at("broker", "lease"), "choose between 10s and 1h")
 	v.tokens(c.Tokens)
-	v.attestation(c.Attestation)
+	v.attestation(c.Attestation, c.Sites)
 	v.collateral(c.Collateral)
 	v.referenceValues(c)
 	v.need(len(c.Sites) > 0, at("sites"), "name at least one cloud")
@@ -170,8 +171,9 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-func (v *validation) attestation(a AttestationConfig) {
-	v.need(len(a.MinTCB) > 0, at("attestation", "min_tcb"), "give a floor for each product line that may hold keys; without one everything is refused")
+func (v *validation) attestation(a AttestationConfig, sites []SiteConfig) {
+	onlyTDX := len(sites) > 0 && !slices.ContainsFunc(sites, func(s SiteConfig) bool { return !workspace.TEE(s.TEE).OnTDX() })
+	v.need(len(a.MinTCB) > 0 || onlyTDX, at("attestation", "min_tcb"), "give a floor for each product line that may hold keys; without one everything is refused")
 	for line, tcb := range a.MinTCB {
 		v.need(slices.Contains(attest.ProductLines(), line), at("attestation", "min_tcb", line), "%q is not a product line that can be judged; choose Milan, Genoa or Turin", line)
 		v.need(line == attest.Turin || tcb.FMC == 0, at("attestation", "min_tcb", line), "only Turin has an fmc level")
@@ -184,6 +186,10 @@ func (v *validation) attestation(a AttestationConfig) {
 		_, err := floorKeys([]string{file})
 		v.need(err == nil, at("attestation", "floor_keys", i), "%v", err)
 	}
+	for i, word := range a.TDX.TCBStatuses {
+		v.need(slices.Contains(attest.TCBStatuses(), word), at("attestation", "tdx", "tcb_statuses", i), "choose from %s", strings.Join(attest.TCBStatuses(), ", "))
+	}
+	v.need(a.TDX.MinEvaluationNumber >= 0, at("attestation", "tdx", "min_evaluation_number"), "write the number of Intel's data set, or leave it out")
 }
 
 func (v *validation) referenceValues(c *Config) {
@@ -251,6 +257,25 @@ func (v *validation) site(s SiteConfig, path []any) {
 	v.need(s.VolumeType != "", field("volume_type"), "name the volume type")
 	v.need(s.MaxDataGiB >= 0 && s.MaxDataGiB <= 16384, field("max_data_gib"), "choose between 1 and 16384")
 	v.need(slices.Contains(tees, s.TEE), field("tee"), "choose from %s", strings.Join(tees, ", "))
+	if workspace.TEE(s.TEE).OnTDX() {
+		v.tdxSite(s, field)
+	} else {
+		v.snpSite(s, field)
+	}
+	_, err := brokerAddress(s.BrokerURL)
+	v.need(err == nil, field("broker_url"), "%v", err)
+}
+
+// absent refuses a field that says something about other hardware than the site's.
+func (v *validation) absent(set bool, path []any, of, instead string) {
+	v.need(!set, path, "it is for sites with tee: %s; leave it out here%s", of, instead)
+}
+
+func (v *validation) snpSite(s SiteConfig, field func(...any) []any) {
+	v.absent(len(s.Platforms) > 0, field("platforms"), "tdx", " and register the processors in chips")
+	v.absent(s.XFAM != 0, field("xfam"), "tdx", "")
+	v.absent(s.XFAMMask != 0, field("xfam_mask"), "tdx", "")
+	v.absent(len(s.RTMR0) > 0, field("rtmr0"), "tdx", "")
 	v.need(len(s.VCPUTypes) > 0, field("vcpu_types"), "name the processor models that the hosts give guests, such as EPYC-Milan")
 	for _, name := range s.VCPUTypes {
 		_, ok := attest.VCPUSig(name)
@@ -272,8 +297,30 @@ func (v *validation) site(s SiteConfig, path []any) {
 			v.need(err == nil, field("chips", i, "vcek_file"), "cannot be read: %v", err)
 		}
 	}
-	_, err := brokerAddress(s.BrokerURL)
-	v.need(err == nil, field("broker_url"), "%v", err)
+}
+
+func (v *validation) tdxSite(s SiteConfig, field func(...any) []any) {
+	const most = 64
+	v.absent(len(s.VCPUTypes) > 0, field("vcpu_types"), "sev-snp", "")
+	v.absent(len(s.GuestFeatures) > 0, field("guest_features"), "sev-snp", "; TDX has xfam")
+	v.absent(len(s.Chips) > 0, field("chips"), "sev-snp", " and register the machines in platforms")
+	v.need(len(s.Platforms) > 0, field("platforms"), "register the machines of the site; evidence from any other is refused")
+	for i, p := range s.Platforms {
+		v.need(isHex(p.PPID, 16), field("platforms", i, "ppid"), "write 32 hexadecimal digits")
+		v.need(p.FMSPC == "" || isHex(p.FMSPC, 6), field("platforms", i, "fmspc"), "write 12 hexadecimal digits, or leave it out")
+		v.need(p.Host == "" || hostPattern.MatchString(p.Host), field("platforms", i, "host"), "must match %s", hostPattern)
+	}
+	v.need(s.XFAM&3 == 3, field("xfam"), "write the word that the hosts' quotes show, such as 0x602e7; its bits 0 and 1 are always set")
+	v.need(s.XFAMMask == 0 || s.XFAM&^s.XFAMMask == 0, field("xfam_mask"), "xfam has bits that are not in the mask; clear them there or set them here")
+	v.need(len(s.RTMR0) <= most, field("rtmr0"), "name at most %d values", most)
+	for i, value := range s.RTMR0 {
+		v.need(isHex(value, 48), field("rtmr0", i), "write 96 hexadecimal digits")
+	}
+}
+
+func isHex(s string, size int) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) == size
 }
 
 // brokerAddress checks a broker URL and returns its address, for the one way out of the guests' security group.

@@ -228,14 +228,18 @@ func checkLine(line string) error {
 	return nil
 }
 
-func admissible(status string) bool {
+// TCBStatuses are Intel's words that a policy can admit, in alphabetical order.
+func TCBStatuses() (words []string) {
 	for s, name := range tcbStatusNames {
-		if name == status {
-			return s != tcbRevoked
+		if s != tcbRevoked {
+			words = append(words, name)
 		}
 	}
-	return false
+	slices.Sort(words)
+	return words
 }
+
+func admissible(status string) bool { return slices.Contains(TCBStatuses(), status) }
 
 func (m MaskedBits) document() maskedDocument {
 	return maskedDocument{bits(m.Mask), bits(m.Value)}
