@@ -56,8 +56,9 @@ const (
 
 // ParseCRLs reads revocation lists (DER), each of which must be signed by one of
 // the roots. Of two lists of one root the later decides until when they hold; what
-// one of them names stays revoked, for a revocation is never taken back, and
-// AMD publishes a list for VCEKs and one for VLEKs under the same root.
+// one of them names stays revoked, for a revocation is never taken back. AMD
+// publishes a list for VCEKs and one for VLEKs under the same root, and nothing in
+// them tells which is which: the caller gives those that are of the leaf's kind.
 func ParseCRLs(roots *Roots, lists ...[]byte) (*CRLs, error) {
 	if roots == nil {
 		return nil, errors.New("reading revocation lists: no roots")

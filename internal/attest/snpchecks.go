@@ -99,7 +99,7 @@ var snpTable = []Check{
 	},
 	checkRevocation: {
 		Name: "revocation list", Code: CodeCollateral, Source: fromCollateral, Section: kdsCRL,
-		Advice: "fetch or import AMD's current revocation list for this product line",
+		Advice: "fetch or import AMD's current revocation list for this product line: under a VLEK the one of /vlek/v1, or else the one of /vcek/v1",
 	},
 	checkSignature: {
 		Name: "report signature", Code: CodeSignature, Source: fromCertificate, Section: abiReport,

@@ -43,6 +43,24 @@ func VCEKSubject(line string, chip []byte, tcb TCB) Subject {
 	return Subject{KindVCEK, fmt.Sprintf("%s/%x/%d.%d.%d.%d.%d", line, chip, tcb.Bootloader, tcb.TEE, tcb.SNP, tcb.Microcode, tcb.FMC)}
 }
 
+// CRLSubject names AMD's revocation list of a product line: that of its VCEKs, or
+// that of its VLEKs. The same key signs both, and neither says which it is: only
+// whoever fetched a list knows.
+func CRLSubject(line string, vlek bool) Subject {
+	if vlek {
+		line += "/vlek"
+	}
+	return Subject{KindAMDCRL, line}
+}
+
+// ReportsVLEK reports whether an SNP report says that a provider's key signed it. Like
+// Needs it reads what nobody has proved.
+func ReportsVLEK(ev Evidence) bool {
+	return ev.TEE == SEVSNP && len(ev.Report) == abi.ReportSize && signerOf(ev.Report) == signerVLEK
+}
+
+func signerOf(report []byte) uint32 { return binary.LittleEndian.Uint32(report[0x48:]) >> 2 & 7 }
+
 // TCBInfoSubject names Intel's list for one kind of platform.
 func TCBInfoSubject(fmspc string) Subject { return Subject{KindTCBInfo, strings.ToLower(fmspc)} }
 
@@ -73,8 +91,9 @@ func snpNeeds(report []byte) []Subject {
 	if line == "" || !ok {
 		return nil
 	}
-	out := []Subject{{KindAMDCRL, line}}
-	if signer := binary.LittleEndian.Uint32(report[0x48:]) >> 2 & 7; signer == 0 && !allZero(chip) {
+	signer := signerOf(report)
+	out := []Subject{CRLSubject(line, signer == signerVLEK)}
+	if signer == signerVCEK && !allZero(chip) {
 		out = append(out, VCEKSubject(line, chip, tcb))
 	}
 	return out
@@ -160,7 +179,7 @@ func (r *Roots) prove(s *Statement, o Object, chain []byte, at time.Time) error 
 		if by == nil || list.NextUpdate.IsZero() {
 			return errors.New("signed by none of the roots, or without a next update")
 		}
-		s.Key, s.From, s.Until = by.line, list.ThisUpdate, list.NextUpdate
+		s.Subject, s.From, s.Until = CRLSubject(by.line, false), list.ThisUpdate, list.NextUpdate
 		return nil
 	}
 	return proveIntelUnder(pinnedIntelRoot(), s, o, chain, at)

@@ -28,7 +28,7 @@ func TestNeeds(t *testing.T) {
 		{Genoa, 5, func(b []byte) { b[0x189] = 0x20 }, nil},
 		{Genoa, 5, func(b []byte) { b[0x182] = 1 }, nil},
 		{Genoa, 5, func(b []byte) { clear(b[0x1a0:0x1e0]) }, []Subject{{KindAMDCRL, Genoa}}},
-		{Genoa, 5, func(b []byte) { b[0x48] = 1 << 2 }, []Subject{{KindAMDCRL, Genoa}}},
+		{Genoa, 5, func(b []byte) { b[0x48] = 1 << 2 }, []Subject{{KindAMDCRL, "Genoa/vlek"}}},
 		{Genoa, 5, func(b []byte) { b[0x48] = 1 << 4 }, []Subject{{KindAMDCRL, Genoa}}},
 		{Genoa, 5, func(b []byte) { b[0x48] = 3 }, []Subject{{KindAMDCRL, Genoa}, {KindVCEK, "Genoa/" + string(all) + "/3.1.8.115.0"}}},
 	} {

@@ -28,10 +28,12 @@ type bundle struct {
 	Objects []bundleObject `json:"objects"`
 }
 
-// bundleObject carries the issuer chain (PEM) where the object is proved by one.
+// bundleObject carries the issuer chain (PEM) where the object is proved by one, and says of a list of AMD's whether it is the
+// one of providers' keys.
 type bundleObject struct {
 	Object attest.Object `json:"object"`
 	Chain  string        `json:"chain,omitempty"`
+	VLEK   bool          `json:"vlek,omitempty"`
 }
 
 // Import stores the objects of a bundle, all of them or, if one is not what it claims or not in force, none.
@@ -55,7 +57,7 @@ func (s *Service) Import(ctx context.Context, file io.Reader, by audit.Actor) (i
 	now := s.Now()
 	batch := &pgx.Batch{}
 	for i, o := range b.Objects {
-		p, err := s.prove(Found{o.Object, []byte(o.Chain)}, now)
+		p, err := s.prove(Found{o.Object, []byte(o.Chain), o.VLEK}, now)
 		if err != nil {
 			return 0, fmt.Errorf("object %d of the bundle: %w", i, err)
 		}
@@ -87,7 +89,7 @@ func (s *Service) Export(ctx context.Context, to io.Writer) error {
 	b := bundle{Version: bundleVersion, Objects: []bundleObject{}}
 	for _, o := range objects {
 		if o.covers(s.Now()) {
-			b.Objects = append(b.Objects, bundleObject{attest.Object{Kind: o.Kind, Bytes: o.body}, string(o.chain)})
+			b.Objects = append(b.Objects, bundleObject{attest.Object{Kind: o.Kind, Bytes: o.body}, string(o.chain), isVLEKs(o.Subject)})
 		}
 	}
 	encoder := json.NewEncoder(to)

@@ -373,6 +373,82 @@ func TestWindowsGraceAndRefresh(t *testing.T) {
 	}
 }
 
+// TestListOfProvidersKeys: a VLEK's report is judged by the list of its own issuer, fetched from its own address, and a chip's
+// by the other; neither list speaks for the other's keys, even where one file is both.
+func TestListOfProvidersKeys(t *testing.T) {
+	r := newRig(t)
+	line := r.psp.ProductLine()
+	chips, err := r.psp.RevocationList(start.Add(-time.Minute), start.Add(40*time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	providers, err := r.psp.RevocationList(start.Add(-time.Hour), start.Add(10*time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.vendor.PutCRL(line, chips)
+	r.vendor.PutVLEKCRL(line, providers)
+	report, err := r.psp.Sign(softpsp.Report{Alter: func(b []byte) { b[0x48] = 1 << 2 }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	vlek, vcek := attest.Evidence{TEE: attest.SEVSNP, Report: report}, evidence(t, r.psp)
+	lists := func(ev attest.Evidence) (out [][]byte) {
+		col, _, _ := r.look(r.Service, ev)
+		for _, o := range col.About(ev).Objects() {
+			if o.Kind == attest.KindAMDCRL {
+				out = append(out, o.Bytes)
+			}
+		}
+		return out
+	}
+	r.register(Chip(line, chipOf(r.psp), r.psp.TCB())...)
+	r.turn()
+	if got := lists(vlek); got != nil {
+		t.Errorf("the chips' list speaks for a provider's key: %d lists", len(got))
+	}
+	r.turn()
+	if got := r.vendor.Requests(); got[len(got)-1] != "/vlek/v1/"+line+"/crl" {
+		t.Errorf("asked for %q", got)
+	}
+	if got := lists(vlek); len(got) != 1 || !bytes.Equal(got[0], providers) {
+		t.Errorf("a provider's key is judged by %d lists, want its own", len(got))
+	}
+	if got := lists(vcek); len(got) != 1 || !bytes.Equal(got[0], chips) {
+		t.Errorf("a chip's key is judged by %d lists, want its own", len(got))
+	}
+	r.pass(6 * time.Hour) // half of its time: it is fetched anew, and is now the file of the other address
+	r.vendor.PutVLEKCRL(line, chips)
+	r.turn()
+	if got := lists(vlek); len(got) != 2 {
+		t.Errorf("with one file at both addresses: %d lists, want that and the one before it", len(got))
+	}
+	if back, err := r.Objects(t.Context(), attest.Object{Bytes: chips}.Digest()); err != nil || len(back) != 1 {
+		t.Errorf("a file that is both lists, by digest: %d objects, %v", len(back), err)
+	}
+
+	// What was fetched for is kept in a bundle, and nothing else can be called a list.
+	var file bytes.Buffer
+	if err := r.Export(t.Context(), &file); err != nil {
+		t.Fatal(err)
+	}
+	bundled := file.Bytes()
+	r.Service = r.open(func(c *Config) { c.DB = pgtest.New(t) })
+	if _, err := r.Import(t.Context(), bytes.NewReader(bundled), audit.Actor{Kind: audit.Service, Subject: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := lists(vlek); len(got) != 2 {
+		t.Errorf("after an import: %d lists", len(got))
+	}
+	wrong, err := json.Marshal(bundle{Version: 1, Objects: []bundleObject{{Object: attest.Object{Kind: attest.KindVCEK, Bytes: r.psp.VCEK()}, VLEK: true}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Import(t.Context(), bytes.NewReader(wrong), audit.Actor{Kind: audit.Service, Subject: "test"}); err == nil || !strings.Contains(err.Error(), "no revocation list") {
+		t.Errorf("a certificate as the list of providers' keys: %v", err)
+	}
+}
+
 func chipOf(p *softpsp.PSP) []byte {
 	id := p.ChipID()
 	return id[:]

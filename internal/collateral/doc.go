@@ -15,6 +15,8 @@
 //  5. An import stores all objects of a bundle or none.
 //  6. A list of AMD's speaks after its end only inside the configured grace; the first such use of each list is audited
 //     before it is used, and the grace is one of the objects that the decision names. Intel's objects have no grace.
+//  7. Under a provider's key (VLEK) a verdict gets AMD's list of those keys, and under a chip's that of chips' keys. Nothing in
+//     a list says which it is: where it was fetched, or whoever made the bundle, does.
 //
 // A crash between a vendor's answer and the transaction that stores it loses the answer: the want is still due, and the
 // object is fetched again. The lease keeps requests few, not the state right: writes of two holders are the same.

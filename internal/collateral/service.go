@@ -37,6 +37,8 @@ type Vendor interface {
 type Found struct {
 	Object attest.Object
 	Chain  []byte
+	// VLEK: of AMD's two lists of a line this is the one of providers' keys, as its address says and its bytes do not.
+	VLEK bool
 }
 
 // Config is what a Service needs. Fields without a stated default must be set.
@@ -131,6 +133,9 @@ func New(c Config) (*Service, error) {
 func (s *Service) For(ctx context.Context, project string, ev attest.Evidence) (attest.Collateral, State, error) {
 	now, snap := s.Now(), s.snap.Load()
 	col, state := snap.col, Fresh
+	if attest.ReportsVLEK(ev) {
+		col.CRLs = snap.vlekCRLs
+	}
 	var absent []attest.Subject
 	var refused *attest.Refusal
 	for _, need := range attest.Needs(ev) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,7 +16,7 @@ import (
 
 // Every query of the package, so that a test can prepare each of them on the migrated schema.
 var queries = map[string]string{
-	// Of AMD's lists several are kept: there is one for VCEKs and one for VLEKs, and what one of them names stays revoked.
+	// Of AMD's lists several are kept: what one of them names stays revoked.
 	"current": `
 SELECT sha256, kind, key, body, chain, valid_from, valid_until FROM (
   SELECT *, row_number() OVER (PARTITION BY kind, key ORDER BY valid_from DESC, sha256) AS nth FROM collateral_object) o
@@ -37,7 +38,7 @@ WHERE state <> 'absent' AND next_at <= $1 ORDER BY next_at, kind, key LIMIT 256`
 UPDATE collateral_lease SET holder = $1, lease_until = clock_timestamp() + interval '60 seconds'
 WHERE holder = $1 OR lease_until < clock_timestamp()`,
 	"grace":   `INSERT INTO collateral_grace (sha256, until, first_used) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
-	"objects": `SELECT kind, body FROM collateral_object WHERE sha256 = ANY ($1) ORDER BY kind, sha256`,
+	"objects": `SELECT DISTINCT ON (kind, sha256) kind, body FROM collateral_object WHERE sha256 = ANY ($1) ORDER BY kind, sha256`,
 }
 
 // kept is an object at hand with what it was proved to say.
@@ -52,15 +53,18 @@ func (k kept) covers(at time.Time) bool { return !at.Before(k.From) && at.Before
 
 // snapshot is what memory holds. It is replaced, never changed.
 type snapshot struct {
-	col     attest.Collateral
-	current map[attest.Subject]kept
-	count   int64
+	col attest.Collateral
+	// vlekCRLs are the lists that speak of providers' keys; those in col speak of chips'.
+	vlekCRLs *attest.CRLs
+	current  map[attest.Subject]kept
+	count    int64
 }
 
 // build makes a snapshot of objects in the database and the configuration. The first of a subject is its newest.
 func (s *Service) build(objects []kept) (*snapshot, error) {
 	snap := &snapshot{current: make(map[attest.Subject]kept), count: int64(len(objects))}
 	all := append([]attest.Object{}, s.Base...)
+	var lists [][]byte // of providers' keys
 	seen := make(map[attest.Digest]bool)
 	add := func(o attest.Object) {
 		if len(o.Bytes) > 0 && !seen[o.Digest()] {
@@ -79,7 +83,11 @@ func (s *Service) build(objects []kept) (*snapshot, error) {
 	}
 	fromDatabase := make(map[attest.Subject]bool)
 	for _, o := range objects {
-		add(attest.Object{Kind: o.Kind, Bytes: o.body})
+		if isVLEKs(o.Subject) {
+			lists = append(lists, o.body)
+		} else {
+			add(attest.Object{Kind: o.Kind, Bytes: o.body})
+		}
 		if o.Kind == attest.KindTCBInfo || o.Kind == attest.KindQEIdentity {
 			add(attest.Object{Kind: attest.KindTCBChain, Bytes: o.chain})
 		}
@@ -90,6 +98,9 @@ func (s *Service) build(objects []kept) (*snapshot, error) {
 	}
 	var err error
 	if snap.col, err = attest.NewCollateral(s.Roots, all); err != nil {
+		return nil, fmt.Errorf("putting collateral together: %w", err)
+	}
+	if snap.vlekCRLs, err = attest.ParseCRLs(s.Roots, lists...); err != nil {
 		return nil, fmt.Errorf("putting collateral together: %w", err)
 	}
 	return snap, nil
@@ -151,6 +162,12 @@ func (s *Service) prove(f Found, now time.Time) (proved, error) {
 	if err != nil {
 		return proved{}, err
 	}
+	if f.VLEK {
+		if f.Object.Kind != attest.KindAMDCRL {
+			return proved{}, fmt.Errorf("%s is no revocation list: only of lists there is one of providers' keys", f.Object.Kind)
+		}
+		st.Subject = attest.CRLSubject(st.Key, true)
+	}
 	if now.Before(st.From) || !now.Before(st.Until) {
 		return proved{}, fmt.Errorf("%s %s speaks from %s until %s, not now", st.Kind, st.Key, st.From.UTC().Format(time.RFC3339), st.Until.UTC().Format(time.RFC3339))
 	}
@@ -164,6 +181,11 @@ func queueStore(batch *pgx.Batch, p proved, source string, now time.Time) {
 		chain = []byte{}
 	}
 	batch.Queue(queries["store"], digest[:], p.Kind, p.Key, p.Object.Bytes, chain, p.From, p.Until, source, now)
+}
+
+// isVLEKs reports whether a subject is the list of providers' keys.
+func isVLEKs(of attest.Subject) bool {
+	return of.Kind == attest.KindAMDCRL && strings.HasSuffix(of.Key, "/vlek")
 }
 
 // Register makes what these subjects need be fetched and kept: a chip's certificate and its line's list and chain, or what
@@ -227,7 +249,7 @@ func (s *Service) useGrace(ctx context.Context, k kept, now time.Time) error {
 	err := postgres.InTx(ctx, s.DB, func(tx pgx.Tx) error {
 		// A list of the configuration is not in the table; it becomes a row like any other the moment it matters.
 		batch := &pgx.Batch{}
-		queueStore(batch, proved{Found{attest.Object{Kind: k.Kind, Bytes: k.body}, k.chain}, k.Statement}, "import", now)
+		queueStore(batch, proved{Found{Object: attest.Object{Kind: k.Kind, Bytes: k.body}, Chain: k.chain}, k.Statement}, "import", now)
 		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 			return err
 		}

@@ -64,7 +64,12 @@ func (v *HTTPVendor) address(of attest.Subject) (address, chainHeader string, er
 		}
 		address = amd + "/vcek/v1/" + parts[0] + "/" + parts[1] + "?" + query
 	case attest.KindAMDCRL:
-		address = amd + "/vcek/v1/" + of.Key + "/crl"
+		kind := "/vcek/v1/"
+		line, vlek := strings.CutSuffix(of.Key, "/vlek")
+		if vlek {
+			kind = "/vlek/v1/"
+		}
+		address = amd + kind + line + "/crl"
 	case attest.KindAMDChain:
 		address = amd + "/vcek/v1/" + of.Key + "/cert_chain"
 	case attest.KindTCBInfo:
@@ -119,7 +124,7 @@ func (v *HTTPVendor) Fetch(ctx context.Context, of attest.Subject) ([]Found, err
 	if len(body) > maxAnswer {
 		return nil, fmt.Errorf("fetching %s: more than %d bytes", of.Kind, maxAnswer)
 	}
-	f := Found{Object: attest.Object{Kind: of.Kind, Bytes: body}}
+	f := Found{Object: attest.Object{Kind: of.Kind, Bytes: body}, VLEK: isVLEKs(of)}
 	if chainHeader != "" {
 		chain, err := url.QueryUnescape(resp.Header.Get(chainHeader))
 		if err != nil {

@@ -97,6 +97,9 @@ func (s *Service) PutChip(p *softpsp.PSP) {
 // PutCRL serves the revocation list of a line.
 func (s *Service) PutCRL(line string, der []byte) { s.Put("/vcek/v1/"+line+"/crl", der, nil) }
 
+// PutVLEKCRL serves the list of a line's providers' keys.
+func (s *Service) PutVLEKCRL(line string, der []byte) { s.Put("/vlek/v1/"+line+"/crl", der, nil) }
+
 func two(n uint8) string {
 	text := strconv.Itoa(int(n))
 	if n < 10 {
