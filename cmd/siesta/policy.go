@@ -32,6 +32,7 @@ type policyView struct {
 type policyTestView struct {
 	Judged        int  `json:"judged"`
 	NotReplayable int  `json:"not_replayable"`
+	Bare          int  `json:"without_evidence"`
 	Truncated     bool `json:"truncated"`
 	Changes       []struct {
 		Decision  string    `json:"decision"`
@@ -148,7 +149,7 @@ func printPolicyTest(p printer, body []byte) error {
 			return err
 		}
 	}
-	fmt.Fprintf(p.out, "%d of %d decisions would change; %d could not be judged again\n", len(v.Changes), v.Judged, v.NotReplayable)
+	fmt.Fprintf(p.out, "%d of %d decisions would change; %d could not be judged again; %d more had no evidence\n", len(v.Changes), v.Judged, v.NotReplayable, v.Bare)
 	if v.Truncated {
 		fmt.Fprintln(p.out, "there were more than one test looks at: narrow the period")
 	}

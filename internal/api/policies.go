@@ -122,7 +122,7 @@ func (h *handlers) TestPolicy(ctx context.Context, r gen.TestPolicyRequestObject
 	}
 	view := gen.TestPolicy200JSONResponse{
 		Policy: report.Policy, Since: report.Since.UTC(), Until: report.Until.UTC(), Judged: report.Judged, NotReplayable: report.NotReplayable,
-		Truncated: report.Truncated, Changes: make([]gen.PolicyChange, len(report.Changes)),
+		WithoutEvidence: report.Bare, Truncated: report.Truncated, Changes: make([]gen.PolicyChange, len(report.Changes)),
 	}
 	for i, c := range report.Changes {
 		view.Changes[i] = gen.PolicyChange{

@@ -144,10 +144,23 @@ type Period struct {
 	Limit         int
 }
 
+// ofPeriod is where its decisions are.
+const ofPeriod = ` FROM broker_decision d JOIN broker_volume v USING (workspace)
+	WHERE d.judged_at >= $1 AND d.judged_at < $2 AND ($3 = '' OR v.site = $3) AND ($4 = '' OR v.project = $4)`
+
+// Bare counts the decisions of a period that had no evidence: they were refused before any was judged, and no policy would
+// have them come out otherwise.
+func (a *Archive) Bare(ctx context.Context, p Period) (n int, err error) {
+	err = a.db.QueryRow(ctx, `SELECT count(*)`+ofPeriod+` AND d.report IS NULL`, p.Since, p.Until, p.Site, p.Project).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("counting decisions without evidence: %w", err)
+	}
+	return n, nil
+}
+
 // In lists the ids of the newest decisions of a period that had evidence; more says that there are others.
 func (a *Archive) In(ctx context.Context, p Period) (ids []string, more bool, err error) {
-	rows, err := a.db.Query(ctx, `SELECT d.id FROM broker_decision d JOIN broker_volume v USING (workspace)
-		WHERE d.report IS NOT NULL AND d.judged_at >= $1 AND d.judged_at < $2 AND ($3 = '' OR v.site = $3) AND ($4 = '' OR v.project = $4)
+	rows, err := a.db.Query(ctx, `SELECT d.id`+ofPeriod+` AND d.report IS NOT NULL
 		ORDER BY d.id DESC LIMIT $5`, p.Since, p.Until, p.Site, p.Project, p.Limit+1)
 	if err != nil {
 		return nil, false, fmt.Errorf("looking for decisions: %w", err)

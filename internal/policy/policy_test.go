@@ -228,7 +228,19 @@ func TestPolicyTest(t *testing.T) {
 	if report, err := r.Test(context.Background(), v.ID, judge.Add(time.Second), time.Time{}); err != nil || report.Judged != 0 {
 		t.Errorf("outside the period: %+v, %v", report, err)
 	}
-	// Without its report a decision cannot be taken again, and is counted.
+	// A decision without evidence is counted, where it is of the scope and the period, and not judged.
+	r.decided("ws2")
+	r.exec(`UPDATE broker_decision SET report = NULL WHERE workspace = 'ws2'`)
+	for since, bare := range map[time.Time]int{judge.AddDate(0, 0, -1): 1, judge.Add(time.Second): 0} {
+		if report, err := r.Test(context.Background(), v.ID, since, time.Time{}); err != nil || report.Bare != bare || report.Judged != bare || report.NotReplayable != 0 {
+			t.Errorf("since %s: %+v, %v", since, report, err)
+		}
+	}
+	r.exec(`UPDATE broker_volume SET site = 'elsewhere' WHERE workspace = 'ws2'`)
+	if report, err := r.Test(context.Background(), v.ID, judge.AddDate(0, 0, -1), time.Time{}); err != nil || report.Bare != 0 {
+		t.Errorf("of another site: %+v, %v", report, err)
+	}
+	// Without its policy a decision cannot be taken again, and is counted.
 	r.exec(`UPDATE broker_decision SET policy = NULL`)
 	if report, err := r.Test(context.Background(), v.ID, judge.AddDate(0, 0, -1), time.Time{}); err != nil || report.NotReplayable != 1 {
 		t.Errorf("%+v, %v", report, err)

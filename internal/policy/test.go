@@ -31,8 +31,10 @@ type Report struct {
 	Since, Until  time.Time
 	Judged        int
 	NotReplayable int
-	Truncated     bool
-	Changes       []Change
+	// Bare decisions had no evidence: they were refused before any was judged.
+	Bare      int
+	Truncated bool
+	Changes   []Change
 }
 
 // Test judges the decisions of a period again, each at its own time and with its own evidence and collateral, under what its
@@ -65,6 +67,9 @@ func (s *Service) Test(ctx context.Context, id string, since, until time.Time) (
 		return Report{}, doing(err)
 	}
 	r.Truncated = more
+	if r.Bare, err = s.Archive.Bare(ctx, period); err != nil {
+		return Report{}, doing(err)
+	}
 	others := map[Scope][]attest.Policy{}
 	for _, decision := range ids {
 		stored, err := s.Archive.Load(ctx, decision)
