@@ -344,6 +344,9 @@ func faultsOf(err error, where string) []fault {
 		if pointer := schema.JSONPointer(); len(pointer) > 0 {
 			where += " /" + clip(strings.Join(pointer, "/"))
 		}
+		if schema.SchemaField == "pattern" && schema.Schema != nil && schema.Schema.Description != "" {
+			return []fault{{where, schema.Schema.Description}} // the form in words
+		}
 		return []fault{{where, clip(schema.Reason)}}
 	}
 	return []fault{{where, "not of the form that openapi.yaml gives"}}

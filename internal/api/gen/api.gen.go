@@ -616,6 +616,7 @@ type Dataset struct {
 
 // DatasetCreate defines model for DatasetCreate.
 type DatasetCreate struct {
+	// ID must be 2 to 63 small letters, digits and hyphens, with no hyphen first
 	ID      Slug   `json:"id"`
 	Title   string `json:"title"`
 	Version string `json:"version"`
@@ -793,7 +794,7 @@ type FloorFailure struct {
 
 // FloorFile defines model for FloorFile.
 type FloorFile struct {
-	// Key SHA-256 of the key that signed it.
+	// Key must be 64 digits and letters from a to f: SHA-256 of the key that signed it
 	Key       string `json:"key"`
 	Payload   []byte `json:"payload"`
 	Signature []byte `json:"signature"`
@@ -983,8 +984,11 @@ type PermitState string
 
 // PermitGrant defines model for PermitGrant.
 type PermitGrant struct {
+	// Dataset must be 2 to 63 small letters, digits and hyphens, with no hyphen first
 	Dataset Slug      `json:"dataset"`
 	People  []Subject `json:"people"`
+
+	// Project must be 2 to 63 small letters, digits and hyphens, with no hyphen first
 	Project Slug      `json:"project"`
 	Until   time.Time `json:"until"`
 }
@@ -1049,8 +1053,10 @@ type PolicyCreate struct {
 	Kind     PolicyScopeKind        `json:"kind"`
 
 	// Note Why; kept with the version.
-	Note  string `json:"note"`
-	Scope Slug   `json:"scope"`
+	Note string `json:"note"`
+
+	// Scope must be 2 to 63 small letters, digits and hyphens, with no hyphen first
+	Scope Slug `json:"scope"`
 }
 
 // PolicyPage defines model for PolicyPage.
@@ -1148,6 +1154,7 @@ type ProjectState string
 
 // ProjectCreate defines model for ProjectCreate.
 type ProjectCreate struct {
+	// ID must be 2 to 63 small letters, digits and hyphens, with no hyphen first
 	ID      Slug       `json:"id"`
 	Members *[]Subject `json:"members,omitempty"`
 	Name    string     `json:"name"`
@@ -1254,15 +1261,26 @@ type Secret struct {
 
 // SecretCreate defines model for SecretCreate.
 type SecretCreate struct {
+	// Dataset must be 2 to 63 small letters, digits and hyphens, with no hyphen first
 	Dataset *Slug `json:"dataset,omitempty"`
 
 	// Payload 1 to 8192 bytes in base64.
-	Payload    []byte        `json:"payload"`
-	Project    Slug          `json:"project"`
+	Payload []byte `json:"payload"`
+
+	// Project must be 2 to 63 small letters, digits and hyphens, with no hyphen first
+	Project Slug `json:"project"`
+
+	// Repository must be 1 to 128 letters, digits and _.-, with no dot first
 	Repository SecretSegment `json:"repository"`
-	Site       Slug          `json:"site"`
-	Tag        SecretSegment `json:"tag"`
-	Type       SecretSegment `json:"type"`
+
+	// Site must be 2 to 63 small letters, digits and hyphens, with no hyphen first
+	Site Slug `json:"site"`
+
+	// Tag must be 1 to 128 letters, digits and _.-, with no dot first
+	Tag SecretSegment `json:"tag"`
+
+	// Type must be 1 to 128 letters, digits and _.-, with no dot first
+	Type SecretSegment `json:"type"`
 }
 
 // SecretPage defines model for SecretPage.
@@ -1271,7 +1289,7 @@ type SecretPage struct {
 	Next  *string  `json:"next,omitempty"`
 }
 
-// SecretSegment defines model for SecretSegment.
+// SecretSegment must be 1 to 128 letters, digits and _.-, with no dot first
 type SecretSegment = string
 
 // SecretState defines model for SecretState.
@@ -1297,7 +1315,7 @@ type SiteList struct {
 	Items []Site `json:"items"`
 }
 
-// Slug defines model for Slug.
+// Slug must be 2 to 63 small letters, digits and hyphens, with no hyphen first
 type Slug = string
 
 // Step defines model for Step.
@@ -1320,7 +1338,7 @@ type StepState string
 // Subject A person or service: issuer, a bar, sub.
 type Subject = string
 
-// ULID defines model for ULID.
+// ULID must be 26 digits and small letters, without i, l, o and u
 type ULID = string
 
 // Workspace defines model for Workspace.
@@ -1334,8 +1352,10 @@ type Workspace struct {
 	DeletedAt  *time.Time `json:"deleted_at,omitempty"`
 	Flavor     string     `json:"flavor"`
 	Generation int        `json:"generation"`
-	ID         ULID       `json:"id"`
-	Image      string     `json:"image"`
+
+	// ID must be 26 digits and small letters, without i, l, o and u
+	ID    ULID   `json:"id"`
+	Image string `json:"image"`
 
 	// Line The measured kernel command line.
 	Line *string `json:"line,omitempty"`
@@ -1363,15 +1383,23 @@ type Workspace struct {
 // WorkspaceCreate defines model for WorkspaceCreate.
 type WorkspaceCreate struct {
 	// DataGib Size of the encrypted data volume.
-	DataGib int    `json:"data_gib"`
+	DataGib int `json:"data_gib"`
+
+	// Dataset must be 2 to 63 small letters, digits and hyphens, with no hyphen first
 	Dataset Slug   `json:"dataset"`
 	Flavor  string `json:"flavor"`
-	Image   ULID   `json:"image"`
+
+	// Image must be 26 digits and small letters, without i, l, o and u
+	Image ULID `json:"image"`
 
 	// Name For people.
-	Name    string `json:"name"`
-	Project Slug   `json:"project"`
-	Site    Slug   `json:"site"`
+	Name string `json:"name"`
+
+	// Project must be 2 to 63 small letters, digits and hyphens, with no hyphen first
+	Project Slug `json:"project"`
+
+	// Site must be 2 to 63 small letters, digits and hyphens, with no hyphen first
+	Site Slug `json:"site"`
 }
 
 // WorkspacePage defines model for WorkspacePage.
@@ -1383,19 +1411,19 @@ type WorkspacePage struct {
 // WorkspaceState defines model for WorkspaceState.
 type WorkspaceState string
 
-// Cursor defines model for Cursor.
+// Cursor must be the `next` of an answer, as it stands there
 type Cursor = string
 
-// FilterAction defines model for FilterAction.
+// FilterAction must be small letters, digits and _.-, such as workspace.create
 type FilterAction = string
 
-// FilterDecisionCode defines model for FilterDecisionCode.
+// FilterDecisionCode must be small letters and underscores, such as report_data
 type FilterDecisionCode = string
 
 // FilterDecisionOutcome defines model for FilterDecisionOutcome.
 type FilterDecisionOutcome = DecisionOutcome
 
-// FilterDecisionWorkspace defines model for FilterDecisionWorkspace.
+// FilterDecisionWorkspace must be 26 digits and small letters, without i, l, o and u
 type FilterDecisionWorkspace = ULID
 
 // FilterImageState defines model for FilterImageState.
@@ -1410,19 +1438,19 @@ type FilterOutcome = Outcome
 // FilterPolicyKind defines model for FilterPolicyKind.
 type FilterPolicyKind = PolicyScopeKind
 
-// FilterPolicyScope defines model for FilterPolicyScope.
+// FilterPolicyScope must be 2 to 63 small letters, digits and hyphens, with no hyphen first
 type FilterPolicyScope = Slug
 
 // FilterPolicyState defines model for FilterPolicyState.
 type FilterPolicyState = PolicyState
 
-// FilterProject defines model for FilterProject.
+// FilterProject must be 2 to 63 small letters, digits and hyphens, with no hyphen first
 type FilterProject = Slug
 
 // FilterSince defines model for FilterSince.
 type FilterSince = time.Time
 
-// FilterSite defines model for FilterSite.
+// FilterSite must be 2 to 63 small letters, digits and hyphens, with no hyphen first
 type FilterSite = Slug
 
 // FilterUntil defines model for FilterUntil.
@@ -1431,7 +1459,7 @@ type FilterUntil = time.Time
 // FilterWorkspaceState defines model for FilterWorkspaceState.
 type FilterWorkspaceState = WorkspaceState
 
-// IdempotencyKey defines model for IdempotencyKey.
+// IdempotencyKey must be letters, digits and _.:-
 type IdempotencyKey = string
 
 // IfMatch defines model for IfMatch.
@@ -1440,25 +1468,25 @@ type IfMatch = string
 // Limit defines model for Limit.
 type Limit = int
 
-// OfWorkspace defines model for OfWorkspace.
+// OfWorkspace must be 26 digits and small letters, without i, l, o and u
 type OfWorkspace = ULID
 
-// PathDataset defines model for PathDataset.
+// PathDataset must be 2 to 63 small letters, digits and hyphens, with no hyphen first
 type PathDataset = Slug
 
-// PathDecision defines model for PathDecision.
+// PathDecision must be 26 digits and small letters, without i, l, o and u
 type PathDecision = ULID
 
-// PathEndorsement defines model for PathEndorsement.
+// PathEndorsement must be 26 digits and small letters, without i, l, o and u
 type PathEndorsement = ULID
 
-// PathFloor defines model for PathFloor.
+// PathFloor must be 26 digits and small letters, without i, l, o and u
 type PathFloor = ULID
 
-// PathFreeze defines model for PathFreeze.
+// PathFreeze must be 26 digits and small letters, without i, l, o and u
 type PathFreeze = ULID
 
-// PathImage defines model for PathImage.
+// PathImage must be 26 digits and small letters, without i, l, o and u
 type PathImage = ULID
 
 // PathImageFile defines model for PathImageFile.
@@ -1467,28 +1495,28 @@ type PathImageFile = ImageFileKind
 // PathIndex defines model for PathIndex.
 type PathIndex = int64
 
-// PathOperation defines model for PathOperation.
+// PathOperation must be 1 to 64 small letters, digits and hyphens
 type PathOperation = string
 
-// PathPermit defines model for PathPermit.
+// PathPermit must be 26 digits and small letters, without i, l, o and u
 type PathPermit = ULID
 
-// PathPolicy defines model for PathPolicy.
+// PathPolicy must be 26 digits and small letters, without i, l, o and u
 type PathPolicy = ULID
 
-// PathProject defines model for PathProject.
+// PathProject must be 2 to 63 small letters, digits and hyphens, with no hyphen first
 type PathProject = Slug
 
-// PathQuarantine defines model for PathQuarantine.
+// PathQuarantine must be 26 digits and small letters, without i, l, o and u
 type PathQuarantine = ULID
 
-// PathSecret defines model for PathSecret.
+// PathSecret must be 26 digits and small letters, without i, l, o and u
 type PathSecret = ULID
 
-// PathSite defines model for PathSite.
+// PathSite must be 2 to 63 small letters, digits and hyphens, with no hyphen first
 type PathSite = Slug
 
-// PathWorkspace defines model for PathWorkspace.
+// PathWorkspace must be 26 digits and small letters, without i, l, o and u
 type PathWorkspace = ULID
 
 // QueryIndex defines model for QueryIndex.
@@ -20584,220 +20612,223 @@ func (sh *strictHandler) GetWorkspaceReferenceValues(w http.ResponseWriter, r *h
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7L3rdttGmij6KrV4Zq3MTEOirCjpRPrlOHa3p+PYbTnjWafbxyoBH4lqgVXoqoJoWkdr7afZD7afZK/6",
-	"vioAJAvgxdTFaf5JZAKo63e/3gxSNSmVBGnN4PRmkAPPQOOfz3JeFCDH4P6RgUm1KK1QcnA6eJ+LNGdW",
-	"XYFkwrAplxayw0EyMGkOE+4+sLMSBqcDY7WQ48HtbTJ4/o6Pl4d6lwO7Bm2EkkyNmM2B2VzIccJGSrOX",
-	"o4NX3Ka5G1vDPyuhIRucWl1B/1y/qJTTBMtLBw3NNEyYTcd+C1bPno4s6OXRzyFVMjPMKjblwrJLGCk3",
-	"nZ65ufiYCzl/TBMhxaSaDE6PkjCVkBbGoAe3brKSaz4BG66k0kbp+CFeSPhkL8IZlnwMfvZD9ielMqZk",
-	"McMzdY8NnwBL3f1qxmXGRqKwoA/ZU/pwwmfsEpjJlbYJg2uQDCalnSX4srGiKFjOr4FxP63blHAr+WcF",
-	"ejZIBpJP3F5SWvDcjvmnX0CObT44/e7JsduhtaDdt//f354e/L/84PPRwY8fDz78578Nksjpv8CVPk3D",
-	"7cZm5fS0Y9bvT+Yn9TMeHnz4Q9+UP0MqHJQ+Uxl0TZy6Zx3TnhwtTftxvRlfVzZVk85JlX/cnvffNIwG",
-	"p4P/Z9hg95CemuHisMsTvlf6ypQ87ZxyWr+w7qS//fLy59ZMLyd8DOeW284pDD5cd/jWeM0kry//Aant",
-	"PDZ62nFbT45/6L6YHV/I8kW8UYVIZ38RMuua48o9W3cCGu48VSXgmIsT4ZPOi8CH6051XlTj5fF3d9Ht",
-	"AVvTaNV31aV/vOUmzoXsRgWDD9sjj5SecDs4HWTcwoEVCAldoHQuek5G2K0P/jdpRdE1cIUPt15zTR52",
-	"eK8LY7rJXmYwKZUFmc7+ArNlpvdUzhitjU14Bp63CcMcMwdjGS+UhIRx9ttvL3/Gx/CJT8oCam5F0k6z",
-	"5taUB27OPsFgkVhMhAz//qGLqx2edjKZlyMUdOK83YlOzObcsik3rODGMgMgE6Y0u/jPi0P2C4wsU5VN",
-	"kLtzaaagnWR2cvxD92a9bLUhCfxFTEQnphX4sD1gBiNeFXZw+t1R4kYnaef46ChpZJ8nEdknGbwebcSH",
-	"um9qLb70htv8Z265gWZzJbd5M1nmn247VY2hOJVntV1zhcc72ddzmSltYAKya2/QemMnU74oFAmqkclG",
-	"+Gw302iAz9A1Dz3cyUQoYHTMI/DZ7qZ5IYrOLblH285UD14LATilzOBT187wWd98NeMQ0n5/Mkj6FRqa",
-	"8XUJmttu4Ff1876Zl0X4gw83T5LvT27jBNbN/AZ0m3jNT1vSw53cI4kpXRPRw91MtCD5LMxUCz47IFl/",
-	"rbjm0grZBZz/bF7Yyd7OIdWd1NjQw91M1BbCFqYhGWwHx7fMzOZn2iEv+6vjkvN4vcA4d4/YOOevMI0L",
-	"MBKcQGI1ADPiM5yhmOJ+NJaJESu8+NJlRpAwHay3uCfdi3tddGpTqsi2PIye+c7FZ4ifRn0OzCpWanUN",
-	"ZBoydtODcYN8wcncuk2bUkkDaF/6iWdvSXh2/0qVtF5k4GVZCDKpDUutLguY/OEfhij4moobfUWTLh9J",
-	"kNmFYRNeuF1Adji4TQbPlBwVIr3XBf2qLCuVMeKyACYkWcycXkIyuMBlConre6H0pcgykPd9YrX1daxU",
-	"dsaENSxXRQYarXdSWZYp1IdwmS+lY5a8uM9VnqsJkJH1UqsrYDloj/n1bWfMQlEYNs1FmuNCf1X2harI",
-	"8HGPx6nBHaVUzFRp7k3DtUJJhlJc3huNFl7hvnzBRQH3utCXluXcsDTncgwZQ9uDA8c5rXBpnW9runaP",
-	"K/XKJSK0MEbIMa7rnVK/cE2i9H1iy6XKZm4tVilWuAWE1bzicuZpnrnXRSnFJlzOztBR4Oh7y/WCLoaD",
-	"2scQm8K/PWx5I3CW3ySvbK60+Hy/F/6rIoqENgklA6k0SIkciUL0X9jn+/fvD55WNgdp3cJg1WYbl1TY",
-	"6zUXBb8s4GHoWr1HgAwylimg/ZIB5oxZPWucPru631KrFIy5713/Jt16rFIZeYGEZSmXbreXhEy/SVOV",
-	"pdIWsleQCf5uVj4YmqsR41LZ3Amds9Kt7zZISXgBT6tM2OfSatTRSu1UTitICOK1b2lBiUwG3K5rLE0G",
-	"bik4XEZUmBdvWtOQhLm8AZAIMyZQ9ZybHLKETYXNWQnauIFYxi13L6VqMhF24k7osFmD92zcJuSPim1E",
-	"BOVgSV5clBGTQQF8FJdjabGXM0vGV/xjeemX3MD3J2ds6pDFCDCWH1yDFqMZOo4NuwQjMmCcaUhBlPYw",
-	"dpxuFR/dkMtL+QkniH6lahfQ8qMSpJBj031HkY8WfcncojzTugf/N7Mq8QKEMsCmuUKxTANHzHEINM1F",
-	"AV6YvIK5bTc3qBpX01oupKTW+WPL141wv2wgadSfv9X6IXcadu1OrV1mjYeruRYPKB7wP0T2gkj3xtvR",
-	"5nFOWJjM/9G32xb23tbzcK05/lvCp3V2iBPFlvksh/QqQhaya5FGYyG4u09GViulPReAT3E47kRJ+FRC",
-	"aolpLz0cq/iFkhoYeWAgjcc/OLwtC57Wis012n6/MSxTaeVAOLpsoyod273bTsLIopWw1B3XCFl5wlJV",
-	"FNyC5oUTCVAF0NGhLbcVHjFIp6j+bVByY8Bp5COSsJOBYzP/qLIxZK0r67hZPJN62KR2ytMOojeupBEG",
-	"3T5vtFKj5ctHWjYPoGvToGX4nK5JeRVZLFa+uXAAZM0gm4lfeGzXLW/H/GZTDdxC9nETbpdWxqpM8Djf",
-	"FHGotsIWcfD1EUFroLHbKo3TfNVeTtLeTs8xPMO3upnBiBcGkkWyla1nAmxtteVgC06w2uGW9B7EQghL",
-	"74frnFLPYeyCSAfwugMK3XaeLRDpTUDW0fn190NsIbKbToreEMA4wb8WGcgYUT3/89OD4+++D7FcGkqM",
-	"w+KG8aJgmRg7ZbXWp5aZBciWg2WZrHRgYwHcxDfSEkLmF6oBP8oSpkHClP4YVfiL0iTxQeHkH27YWFyD",
-	"jK23rJ0ly496hJmy0qXqWDEd2UcnJ8fZo7f4L5MkiP8+bVvv10C2tjW/FX5C3oTWBTXbaEtVbhUofPVB",
-	"/0+VzArYTMV4oTS7mJfBg6v5Iip/RmLQApcOl4+Wc7x9XLMFY/2PCAkRht0MuxNCE6jBHVCaBc/5Ap9U",
-	"Wkw+EjZFXB584o0gDoeDcIVY4FQkA8Uoir0evZcH/dnjvZBOacCRUy7ZJXgdw+m8bCSKNlFoYX1YQXy1",
-	"9fpoZWdoxhCSFcKQblnTVKflxdbdQVXEhEwCG0kT9UeXcbIglf3Ig/VkvSFNzo+/+355869H8/dD+mvK",
-	"J+CV7qm38VTSiLGEjM4/LiS7F/Q64EBvrgYGeu/jVSz+aYFLXMGMVTIDTcb0ehpuKw3oGjCHg7UEBX9U",
-	"SQPg9dbmVtTA6vyNzV/6CrR6ia9uKHf1w7K/p/BS4m7sspbPFwG5HfH0x5M/LohWJ6tOrF7Kin3ugtK1",
-	"qdFdELtPZcFlLTjMr3TEU7v+Sl/wNLrEcTA/dBhS8DkzXGQOrAkxCA0RdYzlY0jIR8MNy9WUqZEFJIg5",
-	"N+xSKQsZG2k1QYfYtSqqSVxICocVWchUVUXGxkBLqjk5GyvMSyDbjULim6kuWoDcjyS/ZQh1ImPAW/Tb",
-	"eF7JPE/tGNE9C2bf+UGfX4OeMXdHS5h+qVQBXHpNO5bN8Wc1ZSOuWxeQk20RTlng5wmrZKHSKxLxeDZL",
-	"GCnnTs4zVpUleng61HvYNPwzGZjKlCCzOXtIaysbyGNzweo+KLV1lu2pEg/mHjxiSIKQvYwd4lMMmAhI",
-	"JvwK7XzuZqJHhFcW32cw8MyPTKFKCfOSZcIwBC1hvCw1F4YXCV1kwqT6SGFw7p5Iwo8sYJrPVp+jt6vQ",
-	"Yumb6AGFyL9lq/o17+HpPLsWRulFwthLZdxUT+m7qClwG0tGlxxjTAXZ+sO43SvTvd1GHunGmNoe5sfy",
-	"tthrgmCLF/NhM5but9FgQnudcwc2dyOdF12f/tKFZ7xDxeo44FKrrFrkMSuNaV0mpNghZPWOaaLOTXVY",
-	"gB3Bc4NvBJ4vuCgqDbG158rYDYH9z8pE+eqm0OltqUuE5U/oB3fszdRhSDxNoXRsNRgsUJunERrv5rLC",
-	"4YR0DWXBZ3GeNTdXPbbSbcOx9x8vuEdak1TSAMjOwVFq4BoY1xO3WplR3prJ1VQyqZp5ZxCdYRGOAvr4",
-	"A1zaZb2icL1JDTad4BZAJOpyiJDElUiRBviN2LxE2WGr6jBiZS1b2258Fu5c+g1QywJTIa6B2JdPg0AR",
-	"jZzPwfZ02EGGOw1InUagLYWLJTtPK4rfOyHoZrohQRSbmqDXVQ1JfvYaLIJ6O4D66OBHfjD6cBOPnnbv",
-	"zgrF5wlMRH86Pjo6OupQY1EPXTVA5OuFAw8rSQakgjZDd57qnz3ALVhvulChEz5Xw4uJGVwXNuBhA6ef",
-	"+7Rz/btQHUkquwOlscnA+HInUodkcOXzIHv3h8ugxIZkUIhRj6SJ7s/Op/+cC3NfSDljzdPE21mEYTSd",
-	"00iVhLjqpYGbDiK6JO4VJOHRqFHz6TUvqnWlHp8pSp/UC2kJgPVprHSV0SFv5Snb/A6bE2tnjK/jMguH",
-	"s3h3psKdoInP8XH9/5vqkgJSyd7AG4XKJ3s5cQR1Kx+YzSfezpoqORLjSmMUpoUz91MuSjeQkCyHT+4X",
-	"R0ncbO6NofvW/eiIMTeNWWHo/XFn7JUouEzYn0AqnrB3lRaS+Xz9F6/O3zyjqCb2UlooWFlw67DqcJ6C",
-	"frvygBZgJA4e3bcfkpJr3QRjkua4X5MoFzKj5mkeEthaDveUPAbmNONOyB9RqTugf3Vi2ILoVmJcfyeV",
-	"2crH7r/pGHIk9GTKNaydBtan7UphdbbRSFegJRQbfdIZvaJhLIwF3aM+r2NValcFSAZTYfNM86mMjxmj",
-	"na1QEhjMXcBKWolzb0Uqw6lsFCkQs9V0Lmttr9aywD//ZQQGC9gwDXE7b07taVnhMll+XNUhgR026NoV",
-	"ZPjMtDx46Oug4NLVjhSfqBlmSxYybFd4Vta5uV9ETKrdjCwuQUOEQBYwsh9VZeN24wmXMzZR2qloEtxx",
-	"AWrbsI4yjUtszdC57aAXze+1z4SW8++eHHfAx2fYJqqqNqH5sf1IvWteZJaeRtb0tUW0Y/wPx9kF+yMm",
-	"dVfc73xRgM00H1FqZiDjg6TmiIMWJY7vWqZFhcEBdx+Lt2kc9OYRyNuCW4jA9Rl+7Tjbnpi+VxFQueqS",
-	"2AxoDGmNXUI3a1bFpuaoFsnth7OGWnqplCaLbXQuh3xB9BrDR0N1uCKWEZ8yZRjyb6FkwrAcCv4GMptz",
-	"EWeqIqNeJPlVVpNLAoxtZLkMLBdFBxfCAHq3npHSUaBCb9UuVesAG7QVRN1LpVCYhwJsHEZ8Bscq4vOW",
-	"VIpVxrh1BLr61hs3oYVyfTp4bqGMQeim0V0ePDuMf6HwDS5t0afSAs5euN4F2W+Q5A5I/8JdtAPDKind",
-	"WMmgklMhM/q75PqKPE9VmmK+VBPgHYOuSMQZfmlMK7asd4Sm2sOXm6ayJli6Axs7FJWxxuKIXY+7nGGg",
-	"Sl8EZG0yuxZ2LdiYyO0dO7wqFJBaszTUEo7E7AF+Ww2OhEpUrVNaqVnRtf7JfbFp2FBzievEbEcuofez",
-	"ql7ihH96SZ888Zpb+Gfvta2zqC+5l94roYG7D3wXBMlj5B1Qo6bgyoZhBz6XeitDzA6NN+2Itr5w3qWN",
-	"f4HNfKksIKri0OWd7w1n8OEIvY+FHPvny3EyOTeMmyvIMGnOy2JnjDNilj710f1oOqMvQxXDtWM/37VM",
-	"um3N/8wHn7GUSyVFygvMbTTbxzfNlS10LNDtB3rYxnICTKei0BJIQq3GJhGm1lprAPOXvNqqNYcb3Tj3",
-	"DF/qy5f7sjRacFLAXHpYCEhYEWPe4wW/P2f3dv5nvs1+p9x87NzZBhJuy2vd691GEHFLbS6pB0q2sYSu",
-	"SxQXHT2UUNIKAHY7TW1B+bfeY9Ie5vujyMK/kIQu0rjZGYaxhGjWuur1ggNnHQ9XTenWKj4V8fYEOrFI",
-	"FLrvbyfcn3j0nXH/5hraOoOwbeiN6gnzRWoXrVibRd+F4d5BPOjAEctNj8yT2MjBdcVx/TfoTKQhAGqK",
-	"Jc/5FcgvidcKeTZfGrLVk+5lQqXd9XiD1ZVMuYV4Bo4G2jhap23OJZUlAWNZodSVYXy+3Ba+TAca9+Fv",
-	"JHqTlVNV9mN3nl9zoqFqO2ihstalhbhwX0eey1ksCu+QvcthhnFuTaJ091UvagWhHGEoZRyUsu4Yt6Wt",
-	"te8iqaG8G1UddrQqjW3AEzYEkS9Rl2iq6CY0jAoxzu3OM1AXGGBtJYx42j5tVhFAXcUizOMx3upqUJso",
-	"Y/tfJENrjY3yAo7s9x0/2dqmOI8rb188Yz+efPfHw0Gy5LDM4gw3FCKpU1K5CUUPeJUJS/VLDjcxz76W",
-	"wAxIiwjIL1VlQ4WwjqQN0Fpp052wURW2Kew8UpXMwhJ9rQ6s/BeHjmnO44Ll1BG/NWIX8bWExlnnmneT",
-	"AySksTxKDystm5znUCGOyqhMcwXXoJmupKHUNnJebJrbYxXLFJNq2pFiY/Ws8UVHe3scrqiF2S5oUde7",
-	"/u7HH1tfnRxFv+suh2B9KaWFBVlHjs+QrZXubDAdCk8HwY7h8zmHRqXFSrKHT5tyAXUdDY8TPbkxrWK0",
-	"dxYMOIHJpa+itb5ptLtMyqLQV0t4aaFMd/SdyD5+sYF0IbikPWqzzdXWUDrzOy5fETv1jW2h37XAfulq",
-	"Nq2LMX8HkdpUXBfCURCQIZeQgc1FajALACtolVpZqpPDyDvNi/lc5+1utL22nit71ZzpBnd2VzexsJ8w",
-	"Tc/6d6ISeopxBzrhfLnqL6dHudiA9zWT/zlu7/4Cs20z9i7CnX8XgcnNkdxZcPLyqe8+QHmtCOJWuLIM",
-	"sclfcVTxPKasn6WxqsjNVllGrQQjjh4IyM4Yv3QSP5tSZJvPkHbPWzllgNlI7hYeXxZS66T6L2DRdDYf",
-	"rh1iuSntJgRvx4hAM+IuWESLjt8Jl1BUImh+iUVocjMPJAdP2AS4NEz6RI81wsbiGdxBCTIJS5V2/9N8",
-	"8nEiLhNftMAkbCzGHP1O7P/8r/8dNW4Y2KpAnJdTfAQF7TV2OG9rCresW5u6CO4UsUOrpjZC0LO6dfUe",
-	"hbtTm+u/Yp9g12O0aNpJ7KDc3Qpvbk+0SAbG6qqjOmMoxeCk1daLdUGGhCmZAlGmHUWG9UavdOdq99QY",
-	"LZUR1ueEd5K7JRewoTxFY1UoV8OETdhU87Ls2Oxarle69tr1aqkJaaeKvVFkS90dpN5yUqvPfLxl5gAt",
-	"eDuH2YYBLk1W5/x1PHH4+8OTH4/J771+AZ2jH49X1c/ZOOJlHqDWuGoYh1j2AGxrVWgkwNho/AA0G3zU",
-	"GZKzEpbCbXXDzC7YraeSd8Bq5w9ioYNTu/Nru2HewYebo+TJ8R/jaclt3I4Gt1HoYXeUW+j8s8AReMlT",
-	"YWcbyChOiohZTAt+rTa1VuXAC5v3ZKhgyaAy+CDIbHyI+6T9V/JKqqkM5vblAgRruAvKtoujX4UPL3aW",
-	"T4yLH1TkMJxQve0o6AgLu8h3weu+XWH66IFgRyqircc+zLUgO+6AVgvl1uHqxnJtvzxWvUfO2lx06AGe",
-	"DSPDcXcbzr5cJqdG+CYCecqFpb8iYcfJoJKZCqHKmZKwUXXpuG/wvCvB7GkIYlM6eC9OfSJywji75Dph",
-	"prrcWPVOBtj4awEusaJD/o+riSwP7PXB5w83x9/HwXKuMdluIqU/jsVlXC3Hp6ThxHVwkbG6RqKNu3f6",
-	"pesCNl0xkaCtrAyrLejUlC2oz1GDRLTUgDuLCXCDKeaUN4atBZyG5b6Inoz/YBK6+UdMHLySaV7XEPb9",
-	"rIy3akz4DOvjnDEl2buf/4filHhRAYYoTLTNEqbtRD9BTc/9dZww4GnOLiEX2BXEsJD29Y2h6Er3KmcI",
-	"YnPezO3dNmralf3Zr5nwbLYRZDQmvjXJGOjrrgKgawC2EZOq6IxnYTnX2ZRraPstvGfDDcmE+78foaMA",
-	"YJetacsifVWZbUgfetwmaxQQ8JjaIjIBFhpVa664cnOiC6GtrZXHiHi91a3VsEACF/n55zraGGSqZ1hY",
-	"C51RTa3K2mv85Ptvfzjpb+GXbKrzNcSu7XH77ruVTKYmYOtQu7jR64XSjPINDiN1f1bMv6HWuL7qF2fw",
-	"W0FjLyjtQjtrePUdKGjLfd3n0gK9aOWIKKKbKkufz9WUz6S0QXoTWXHrz/50LepZUmlhZ+dus3Q6SmSp",
-	"+/8lcA36RSAw//X+3WAp7FdipTpjfGdENcLACI9srXotJHKZEIjrqCZJY1TZ2WBwEEhiVnjwSEVxBQ1B",
-	"y60tqQuVkCPVFeDjO7G3e6Fx5tPY3A9cshDYxLzQfOrewMgNduHmukhwH3XUkZDsgqT4i8SHL36yzFgo",
-	"8ZH718Xh3+Xc/CnXWoBhF/9z4KPuDl5mF2e++ZD3KEVCo/4uw0BvXp+/wzZnuOaLhUb5F6cYpHN8wnJV",
-	"aR+g41j/FcyagGf8BTt0jcG2XvKLxHhFKrr9dxm6d+HrJ8fHZFo+OfrRt01yH4+EpoIMxoqiYJcg5NgP",
-	"Btkhe/PbO/zo5+e/PH/3HBfPLkJfwoszdvGfF2zi/gaDNmu4Bv13NMtnvo4B7v8dfHIwoQGvwYle7obc",
-	"/9mlBn7lZHfLL51UHxadKmm1Kliac81TC9qdLZczRsBOFYRwZ7Ra43aIk6GKP1OV9kBcd5QrAH9nBqD5",
-	"6OiEYtpGGOkGPvwzLB1N+ylI8naJDKQVI+HEk8HTkqc5HBwfHjWtZFu/YYbKZML1bHCKDVjpY140/kXj",
-	"JESTc41Fiw1wneYsLVSVmaZCshMnK+x+JZzM6bgcARn6F32404DaEWSttJXTwZPDI1qHKkHyUgxOB98e",
-	"PsHlltzmSBuGZDD4PDi9uU0Gw6tLM7w+GlLB4oXfKjSntH7RQO2AhjeNve12eOPwzf2Pj2/9+xOwWqTG",
-	"/wuJX5jw+omfDIUN0/rVYdAQgxxLJcjWNSYOXbc2f5kNTgd/AvuseWuhF+/x0dFC9zwLn+ywLLhY6Je3",
-	"SElvlzMinh2fv2HNiti/+0qAUln4D+zed0LTxZhPvaxhqz8wfvJk9Sdz/Sjxo29Xf9Q01cUvTlZ/UbeN",
-	"dR8c/7j6g8XWn7fJ4Lt1jqBupIsffLvWAdRNKm/nMOsFWF+n30eg+0tJ2zBh+dhgYJoDqsGH2zkYc1Ta",
-	"yxEewBaactK4SCgP2Zu59oGObmIV1OU+gvNQ+oswtu645mbDXG4+AYtxSH+LH0DzyvBZpQ0WH1z55i+C",
-	"0kNXvvhCFBb009Qnt6/5/usg6qz5fhOdtO4EdRu+NT9A+976r/+GMWW3H1aSinajzc0abDZN+qKEpOS+",
-	"de4jphdfCfo7vGpJW4RZ66D78AaLw9z28ZVWi8RN0fUNt/lLrD5z94DmmzjGm7n68Pw9c3oI6DzH5hpy",
-	"Th/YED6Hvp9rJ3tyl4ySiS3U+KDUyulswThidehn0+KQDWs8W2glSzklThBWo1EwkMbR4q1f1p0ixtbC",
-	"2jvMfvCNcPew/7CCmb8IHyO5HhJ8Cg2NojB/bjXwiWGAarVv9yyzbYGcvQWeOZ1SkPXe8itgx14Nd+Ma",
-	"y4sCtfNvj3wxBXOGm8F1kmlixEVhgvmD1OrvT9hfxE9koyCNmhR5HuwUSdPlnT7HBFDSiU2wucgQXo+F",
-	"9w1W3A8ODPZaAkt5UYCuHQ/sSehhxWcJdju0agyoVJ9Qogtmc6L94OT4x2Ucf467QjQfbMS8Ph3IbJmB",
-	"NbEuQvImJGMV/tLZ7uWknWDj8wCo2Ea7AFao8SokLNR4eFNym98uquXIZcwwbVr+9qrni52BN+UZf61A",
-	"z14X2ToyPr77K0zvVu5a2lIHDONB7TnQw8D8G62uPXFFKqvBERWL5W+8lXEVCnhAF6GaZh+YL5Tc3ArI",
-	"vWS0Jpifi89wt3C+sKc9lD9qKA/SlRM4vCPCAX03kKe5kxx8MQ3/m/fUmU5Qdyr3z+GlOzdj3SV0txt1",
-	"7w0192CoyRqwCRBZ//QBq5qYDg3Xi7i+RhLVFQvt6ZcFWAo4+Lmpz7cRjLb8cn+BmQdBPLmfVDbbNfT5",
-	"4IjbeRez1RXcLoH+k11PHgN7WhAGv+TAM58n+4tK6xCu2MD+1WH9Ho78mPnBGnjzTMlRIcixf/Lk27UQ",
-	"7ReuqczQyZPv1tmIqUrq8/sKMsHfOc0I0fp4nY9LrVIw1IPzKyIGb31wG+N1j5im2l6EMiywpuGN/6vX",
-	"erst+r/hNq/R4x7YT5dU5fe4l6se0HZbw2c/XIYSVP0yU/3Wo/H9hSW1I6I2/PSZyrb46nfg4wtb2UuP",
-	"9yY9BgRKgpEXraxt1KxRbBk3hzfhz36u0RTu3IJthI/vBfI6GYd/vuccD8s5/DWQyZ9cFVROd2OAHV5W",
-	"MqOyVlF/CEa8Xcy7OcLHF4yqDlKspqosBtFJsFOlr07rSoiJL/iatMpQJsyKSdwHGGDwJ1rY40cWv9AO",
-	"lKHz/d0hzMY6zleCYe/4FRBGUfWEXE2CCaxBO43JOfMqxTK6tVqK9Ytvz9svftVmr9ZO9sLLfQkvYkJa",
-	"fl1Qu1uKmQPJbrPYU/ZMvX35yvt6OXv2+vw5qzs5L3VYvYJZwrhlE2Use3L8A/uL+OmQ/aqo/BHz5WbZ",
-	"5YwJe8jeEzJdwQxdzqHntWn2oWSKQdy+t4DjFAkTso4CZyOlJwn6vnEZjsYss5KXONzzub5+j9Ja11oi",
-	"rfm+LXZzHQaXMfalv5e92W5vtrsrQkYw5nCeyEHd5JOK+I5EMRd+uUDHIgx3eNP6V69a9iUUwgmbc9hz",
-	"T8y1Uz+rWyoIa+riMGlRYT2ivc72cDqbXGbTK+F5VCilD5oq5HFm/cyzV6lQYsVi84H/Nz0ARl5NpETy",
-	"kPBGJfKEmatJ3wrrxBWELgWqKjJ2iRluI6XTiPaG2TIv3DePldfi4qi/9To89mi3E+P5xHD3fXPAIy6K",
-	"vba4Z627oz98RjX/OKEzMlMPbFR6v0WICOEXSFC/9vqCXvmq9Vbcw15jvS+NtYHDblW1hsS+2A0EZVEr",
-	"kZezJcWUkl25obTyjGHzAORtSvayMgxV+D3xsie7nTiGKW98K6bfvaa4539fVRSjA8pGt2yoz0rGN7zB",
-	"//fqj9vRCKc5ejy6c8bWpS3i3vZq4YO68rYAxmFomtutE/6KZtLLGZZ5CA3y0PpK5UI0UC11rBIGEqbU",
-	"GM5rgaT/CctGWk0cr5RMRUIhn/plfDECJNtx1D3K7NnT74A9VZaS9ghHWyqakFaReNpHGjTAZ1ihofl3",
-	"vm4VDTex19HuTUergaYGPf9Lt0p2blUZUmdjLMaXs2RWVWkOxvsCveESvYEjpRmnspSi7gxIYS5YZYpa",
-	"m1J9LWYw9GTONqnFOLdnDqF8LdcFVyUVF8NiUNTOZcJn7ruRVp9Btvp4YvknbCmCTkoA6fuaR9VEPJlH",
-	"qyfi6h4mGcCfTARjX+CJ732Ke856Z2UCEPZqWpAwXzMyCZHXCQUoJFSeVWnmO+osE7x5Zju8oT/61cLt",
-	"aAKKxR5p7p6ddoq5+HSvGj6sahggaG14HBZiZNta4aIsONoFWD4yde1fEZD3bOUhpeORXQs7x5pT5Gf4",
-	"Ny55eINy8e0QrmHuMfKifkXuJb3yaJJ8cD2+2vid1gpw8+xVv/sLKPVgFkDb/9AXMJppPrJY3sgwm2sg",
-	"35w59b0REiaksJraMY6Enky57vS6vfR1vB+lNoWLexhlis5l7bzq5++6W2YFRQrfuU32iteeQ+6OiLwu",
-	"QTLuSUIoyr9ES+bY3vAG/9+rUW1HFrAqICHOnbOoLikU97Y1dt7utbCHjdvcBICH1Km+xzf3tCkvQhbM",
-	"YBXFInuqwLAVc8Yk+vBsDsGWOc1V3buHvHnLLjma/Isx5XGpeHvc2iuGXwHB8Mi3Bc3oyBRcoBshwero",
-	"CAt0krMEm3s5UTthatRkgBFRwZKdUllqSBz6PvhOvnVjDqsrYyFL2jVOfUn6dznMmL9Lty8ibrzAoYhA",
-	"TfgVxtLFC9Mj6n5RfuN98u/WQrGdZQfJwdPfG0cfUENFp99y3qPjp74WMGLWN2Ypc2gFJuLrwxv3P5RF",
-	"y6oj8pRya7gGZrBisEevS3eckAW1l31/wl6Jn2rt9/i77+nfQQVmT/CHQ/ZbWSiqFEw5GJhZn4LxnXQK",
-	"rMdbzHzflow67JCEXeGn5rR2W0Jh5tyn/35y9G3i6MABQdV/1H5O3Aa9yjNqVoMNhGhIZlV9lK0eSX7a",
-	"fz85+vE/Dlno2OOeuavEljN+/KYLEM6DjQZxd00UbsGNPcWq4lMVduLmVRJC4SbqRFSoKWhfWfjJ8SF7",
-	"Wq+yrqv87RGbCFnhxXSUVo5XNT7+wqrGdHlIQl6I4o4lr/plCv1dQ1Qb4QVtYBFRqQV7QIC9RcHl+8uq",
-	"WS0ZNu2tQk9NX8EecWovNm4rNq4hyL3RiHPYlfEF9ZX7aiTOHzbb3tsA8V8RIyWixTgFm2GgDBL29Zml",
-	"hhFokCkcUA/abtG1t57AIXtpUfFF5jLXAfeU2E4GJZZW9rwAm7vhgut+Z9FKMkgd3oZF/jet8d7kTy0m",
-	"f0gVdXf74or1QcTZezK/pjoyvngM1FntDQuqlSnItpVVgy2ox9QkGSGF0q1gucD9UHw9ZC9aQd7u/zOW",
-	"cumURqrbsYxZocTm3sq0Fxf2VqaHK3C7sZnJicKZ5tOevBEVTEM+fBd1wJWZIO/9wHuKsKcIe4pw3xQh",
-	"YN86FOEf06tWyNEEenu/mQobcjpygILDWGE5GatQhJjA5BI0CTMhtLZulUVt5P0z0JOYs+p9rp5OXg7u",
-	"EIFfdWIvWYD2QUO785ROcwILaoyN0uZMVU7EbIHjBBpQrIFhzf64Uf/C62aQRxAV93rUKnd9l5yp3vbX",
-	"HRT3u/ZRYI2JGjwX7BUtnGjhQQQ3hjf137edeEJJvRK9EMZCSUZPYQ0zllugYrsmYXxMRnjKn4raTGrI",
-	"2kqMa76+H/DvIu/1tvYY8LDBM6oFTn0ATzJCf/TzG//Oowl/rvuP3yWs0673wc/3RbbLGsoCvIZfVrSR",
-	"qoO6vIMptJ8pwJqWPKwk1NJyZcAp15W0oqCGIDFDtubSw/5jjYmm1eFC7zsm2h9MBDVwOfug6L1a/5Wq",
-	"9Qi/tfocpUfzzHN4Q3/0BlFvSUiccBdQ7e65XWc30NqSsDe6fXXprJvD8RBktpGtWmkqNbF+DaPnMtsB",
-	"Rjwus/Ueh/Yc7uvoHC+z9eiCKkQqVuTGvgkvPR71ELse/UXIbNNvzlNVwsYf3X0eLk2010XvSxf1AbBo",
-	"PAxI0Fkwt8aSfj217qwgudZq2ooJCWWSEDLclGhAFBYYzxxCnmEX8ElpZ6zANGHp+Cta+uva8yERmNqE",
-	"Y/EyJtU0Bw2nzLplCxvCuOqWSUFjLrmxSSiFxoRN0FhZgGVGTaAJbQ71D3sqMhGkPlp9GVf3MEnE/mRi",
-	"Rei1sPZfoCTTXkT4inzbGumPpyo+bs46QkJUqgx4HqGCC9LD8IZe7lePt6MbqAx4xLp7Btwl2nt2sfd5",
-	"PKieG7JWah9cpN/LGlC6aZXfqVZUxGyu3G8LLEJSjrCkM1uBWcQ+vYZPgE0UhhizP+ERYnITNYiJKtNn",
-	"jLe7yehKGnYFUFLKEu2izm2e8tBsxh1Ldy3hHeDfI1PG/yUxds8yH01B4YD90WrC69AhP1J3WTlfYH+P",
-	"unvU3aPul1UQMFdM2Rw0psDWau5yYtY6eEscvlt6eC2bpN5aV8c0q2mO9Xt8+1VffYSbK6o4EMSFBP/l",
-	"BByQmTcRYKJsLGPELWVPIPYEYk8gdmAx95C1IT1wSvMGXSQpptBYpUmIyERqg6HOpKrEsgGWXzlSQTn9",
-	"FomBmkrfsblWgNxPdSdKLjOWqqLgFjQvkpB5n/vP6whJX9Md8/Mvwc1Sqw9nuAguzRQ0miKdyqEMtPtU",
-	"pmoCTFWW6OlUmAhZegfGPhxRuiuzottVTUfuNx2/WcCKJpchtXBPGvekcUek8b+qbAzLfgX0Lwo139p2",
-	"TRJKUXor3I7hpa+6uYrfxd6zd29Rpg3Y1AAYfmr776K+LR92/FidW7S8B/JuhZDsfZHcfZHcR00GCByb",
-	"1Mk4JVhgRcMb/1e/E2tLAoFC7b3kNHRjKYao0eN9jNrXGee5FTwP02LByByN9gyRIj6Boh382R/o+cwN",
-	"vxPEeGQ2qD0q7TW0r4TjFdSGeUsC4esNdFblDHWMgmFISapoW1uUUB+sI8mmuaJylpZxX8uAcTmrSz0y",
-	"qer+8VKFFoYJWqrQ7x4iVzECbpngnNd8+JVf+F1TnY3LPG5FacJu7tu0tKdz+4KO+4KO/ZWhsGRwZ3GW",
-	"XoL7z4prLq2QK8Ls/9p676s2eTUb2Vu97svq1QKyzjD2NiB2R7IvM/u6jXAIOZN8AoaKNnPSHRzP9nyc",
-	"XEioOTQNOEaOfGLYG9bL9+HnwliKk7vIhTUXd9m0uN2RmKp5bNmQuAHux2olbFb4MIbC1glFUP+lj4fY",
-	"x8Lv9afHVVKWiETCcmWa/sWOuoU4P4oAzqrU+jrJFbrtDehrMRf7N09ol8WA4U3zj15z4xcQG6fitDHx",
-	"fhh+lxLR7HcfQv+gJsTmInzPGuLPubDbwu9SZ+SeSHqUoil8/r2fmfrnGOt4N/4dq0Y32iUmPC4r4780",
-	"7ux53oM3W/5nG7F6CYCBVMOKmI1z/86/ViEx2vVe2b0vZdfUUBYANvzS10eZMqoW3FyoxArLbK5VNc7Z",
-	"8OrSDK+PfDTThYZSGWGVng3trISh5eMLp3WKAhhgGOeIp6HFhg2RlteqqCbUCk4CZNQzSTSvefU4JILT",
-	"64fsV6/44hKFYU/fvMRJmMnV1Od+8Rm1FhlzIanjEs5KGjmvK6MJgyPXldO+wbB3DDnFxWC9YavmLPjS",
-	"dwTxQ/BCSThDwz0GemL/Km/9+sZ0qceECo9VNabVPYxa7E8mQiDOMRJ4rxDvhYPHoy0QpfCUtsvW3VDd",
-	"eRFheEN/9Oq2W1IKJ80HVLp7nt4lk9P+9rrsg1ZFpwSrK6mmkiCUbiXx7VMdA/T8chOY7S+N9tKaUBst",
-	"A2O1mgV7dGMyP2VSeWkjiBfB/X3ILvCzKnXjXZDJ2u1mxCn9S7uvco4NHyFaVG0HePO4NOBuTHtO9oA9",
-	"X9vztZ1meZmAQt1EQdgV3tpzfOMu0UJY6GqV/LQosHyU2WuVO9Qq/Y3WQIH/ngeJ4Y37X3e7gD8DL2xe",
-	"t3UJbXhZqWFUiHHuPaFnLOUlT4VFRsLNFWRMqmm0bYCDg+2ovbjronU0Q4eEJOze1v+wtn4sMFeniuYE",
-	"mpgk6oFvPWAf1sDbSRDfhDceMbDWa4xKGmjLSXNIr1rJtZUlKWwPxQ8SdFVJb6oLtJOEfAfVUk27gbcx",
-	"anXS6bdggOsU60EYgEg0q81B6DqZLKm7fdL7vCjiXZPeN3M/Phv4uh8QMq77dr3leyiTWs+1N7bfl1g0",
-	"bUN0wLjWj90m97eQKu0N3k3xAceAjOXaehM1JWuNCjWlmmo+7MxRXtMK0iLTOHzCmgRetHJ4f8pGqijU",
-	"dL4pVJd5+n2rS9SjtFDXC9zESH18P+2fnqYplBays/mzrutEAHbIMntD9l7hf3y5oLH+cHNUbEl4GN7U",
-	"f98ScSuAakYuZj/PSqsOTK7BE7srmFHwbUJZcxom6hoMRoqBTpi7hcS7/Uzd2FODsYfsGXUIvwRWyUzJ",
-	"iA3wZ1zH9pTMidutZoqbpr/sKc8+VyWWq/KvkAdCqLcONUk6/V47Q9x7kbO7zDv1Zvd5YV+lbejL2OGQ",
-	"O5H7QMOlUj2xn09DoUP3mg9UUZhtQSbPkdLMVKbE0oiOio9BBgGevcuFYYUYBQKP72EctvtMSaBRW+oE",
-	"Z7SgSA1kt9y3tNq7Z5crfWd7rrmX1/fyerxOK+ryDrsJl73Nj4gEZC0KsR3hgk9lwYXsNAye8xllnbWi",
-	"+5BwUaKbL4nhw/qmOVBknA/tS9g0nyU+sF6xlEs2Ep+iyWTPaR1fhTCAa5W9XaHdOZm9ofyBnNoES2ya",
-	"izSnqwhhrgFeHXhuhzCrePy5Vb4vAUa8JIzrCf1bwifbwtd5wx9FsJ7V6vJcr0FZzJhVfpBpWyqI1D92",
-	"y7tPZXjP3ffcfc/dt62jQDL7l6ofGkagQaZwcM2LqsfP95Q9U29fvqqLkz57ff6cGTGW3FbYNw0DNCqZ",
-	"5iwTYyDM8d4FqorcImATPsOiyQnjTesZQ3WUqeUboCVvkjS5dTaHGZuCBuaOqrK+mtYhe48J53WgYIoZ",
-	"62OwNUW0+ALW0ZFwyk6OfoyGh9TE6204k/+mI7lXgUKLyR9SX2WsoW0jpSfcDk4Hl0I6AEgG1oH56cBY",
-	"LeS4S5gIR7uP/Pua0qdzNYEEcQuypAl/qrH2G+NBfVK5/wA3le5Gfzc+pJUWdobAq0SWDk7/9sHBJZnR",
-	"CagrXQxOB0OEVz/Skn1eyZHIQFrBC3YttK14wSY8zYUEQ9EeXDKQqZ45fooJMN44P0gGkk8cxLZW54SE",
-	"+Rl+UXKMG02Q57LLGf6/+brG2tjXIRahDjYIHgGhQ7GZZqS6vMzyOD/7xJ26tWUzTJ0H1BrJ5/nERnqf",
-	"KyR2lQEvVNZ5RUHKbJIBwsJ8a9nl0Z76PhffGGasap3KSAN8jh6oTyOcyztommJQlzpHm303rULJ1lWF",
-	"YM7IShbb2wkwpwSqdRF9D53Q3lqoXx07KQ/ml1pdgcYC2XV9k2k+ax13KJ0dGeUVAaOe+ar/S4UF/Bjt",
-	"tMzIoSHqsVGhFJUnKrlNc1bANRSte6fnke+xNxnVPTCn7Aq0hCJhQgqrM9zPSOjJlGtw8B34QD0sfdd1",
-	"RL71iqMOjF+6/Y1E4aYh9lwz02Y8kJnSBujX5VEdn0gLVWWtTygMqONdXhSgm3cn0PFiocY+Xc84yFOj",
-	"1gS8ynzcTfw73/Ht2fH5G2YLNT6wbpOs4DNVtY4Kf+0YhkD6G5YppRPmtCYqkyNBh3RBNZUtsFI+ZGih",
-	"iA/Vqrj07sWJksIq5LktmmQGtx9u/28AAAD//w==",
+	"7L3rdttGmij6KrV4Zq3MTEMXK4o7kX45jt2tSRy7LWc863T7WCXgI1EtsAqpKoimdbTWfpr9YPtJ9qrv",
+	"qwJAsgBeTF2c5p9EJoC6fvfrzSBV41JJkNYMTm4GOfAMNP75POdFAXIE7h8ZmFSL0golByeD97lIc2bV",
+	"FUgmDJtwaSHbHyQDk+Yw5u4DOy1hcDIwVgs5GtzeJoMX7/hocah3ObBr0EYoydSQ2RyYzYUcJWyoNDsb",
+	"7r3iNs3d2Bp+r4SGbHBidQX9c/2iUk4TLC4dNDTTMGHWHfstWD19NrSgF0c/h1TJzDCr2IQLyy5hqNx0",
+	"eurm4iMu5OwxjYUU42o8ODlMwlRCWhiBHty6yUqu+RhsuJJKG6Xjh3gh4ZO9CGdY8hH42ffZX5TKmJLF",
+	"FM/UPTZ8DCx196sZlxkbisKC3mfP6MMxn7JLYCZX2iYMrkEyGJd2muDLxoqiYDm/Bsb9tG5Twq3k9wr0",
+	"dJAMJB+7vaS04PaOZ1c+row7JVxUswMuGZdmAjph3DBhmbEcj9Vd3iAZjPmnX0CObD44+e7JkTsla0G7",
+	"8f6/vz/b+3/53ufDvR8+7n34z38bJJEbfIm7fZYGCImtnNPT5Ss3Y14UrAC3ApOwTIyENXhOH/f3Emaq",
+	"NHebmCh9ZUqewn6qgdu5XTw9nt2E38H+3oc/9W3hJ0iFw5znKoOujaTu2ZrbwOVX0lGCVGkwzTY0lErb",
+	"jxm3fHYHx4cLO/i42uJfVzZV4871K/+4vYV/0zAcnAz+n4OGeB3QU3MwP+zihO/DVXRNWd/VypP+9svZ",
+	"T62ZzsZ8BOfWXXPHFMYSDKw2fGu8ZpLXl/+E1HYeGz2doTXNbT05+r77YrZ8IYsX8UYVIp3+LGTWNceV",
+	"e7bqBDTceapKwDHnJ8InnReBD1ed6ryoRovjb++i2wO2ptGq76pL/3jDTZwL2Y0KBh+2Rx4qPeZ2cDLI",
+	"uIU9KxASukDpXPScjLAbH/xv0oqia+AKH2685po8bPFe58Z0k51lMC6VBZlOf4bpImF+JqeM1sbGPAPP",
+	"uoUjwb9XYCzjhZKQMM5+++3sJ3wMn/i4LKBmxiTMNWtuTbnn5uyTe+JcIs7mTvZmeQFSl7GQ4d/fd3Ho",
+	"/ZNOBnc2RMEvLus4UZLZnFs24YYV3FhmAGTClGYX/3mxz36BoWWqsgkKFiRLOEn1+Oj77tPxsuaaNPMX",
+	"MRadqFngw9lzHfKqsIOT7w7xzEj6Ozo8TBpZ8ElEFkwGr4drMa7uq12Jkb3hNv+JW26g2VzJbd5Mlvmn",
+	"m05VozRO5Xlz11zh8Vb29UJmShsYg+zaG7Te2MqULwtFgntksiE+2840GuAzdM1DD7cyEUokHfMIfLa9",
+	"aV6KonNL7tGmM9WD11IDTikz+NS1M3zWN1/NaYS0T48HSb+CRzO+LkFz2w38qn6+PsF+4lTRp8c9Wko+",
+	"LXOQZhBTQPY+3DxJnh7fxkm0W/sb0G3yN7vwkh5uBRJIMuqaiB5uZ6I5YWtuplrW2gLR+1vFNZdWyC7w",
+	"/r15YSt7O4dUd9JzQw+3M1Fb7pubhsS+LRzfIjucnWmL3PBvjs/OUoY51rt90oBz/gqTuAgkwYk0VgMw",
+	"Iz7DKQo67kdjmRiywgtAXYYZCZPBaot70r2410WnAqeKbMPD6JnvXHyG+GnU5+DIXanVNZCxzdh1D8YN",
+	"8gUnc+s2bUolDaDF7keevSV53f0rVdJ6oYOXZSHISHlQanVZwPhP/zTEA1bUFekrmnTxSIKaIAwb88Lt",
+	"ArL9wW0yeK7ksBDpvS7oV2VZqYwRlwUwIckG6VQhkuIFLlNIXN9LpS9FloG87xOr7dkjpbJT5hhkrooM",
+	"NNpDpbIsU6iC4TLPpGOWvLjPVZ6rMZDZ+lKrK2A5aI/59W1nzEJRGDbJRZrjQn9V9qWqyNZyj8epwR2l",
+	"VGQ6pFXXOiyZnnF5bzTazIX78iUXBdzrQs8sy7lhac7lCDKG5g4HjjN65cI639Z07R5X6tVTRGhhjJAj",
+	"XNc7pX7hmoTx+8SWS5VN3VqsUqxwCwirecXl1NM8c6+LUoqNuZyeouvF0feWMwudNnu11yY2hX/7oOXf",
+	"wVl+k7yyudLi8/1e+K+KKBJaNZQMpNIgJXIkCtF/bp/v37/fe1bZHKR1C4Nlm22cfGGv11wU/LKAh6Fr",
+	"9R4BMshYpoD2SyacU2b1tHGjbet+S61SMOa+d/0bOlisUhn51YRlKZdut5eETL9JU5Wl0hayV5AJ/m5a",
+	"Phiao1dO2dwJndPSre82SEl4Ac+qTNgX0mrU0UrtlFYrSAjitadtTolMBtyuap9NBm4pOFxGVJgXb1rT",
+	"kIS5uAGQCDMmUPWcmxyyhE2EzVkJ2riBWMYtdy+lajwWduxOaL9Zg3em3CbkTYttRATlYEFenJcRk0EB",
+	"fBiXY2mxl1NL9l78Y3Hpl9zA0+NTNnHIYgQYy/euQYvhFF3xhl2CERkwzjSkIEq7HztOt4qPbsjFpfyI",
+	"E0S/UrXXafFRCVLIkem+o8hH8955blGead2D/5tZlXgBQhlgk1yhWKaBI+Y4BJrkogAvTF7BzLabG1SN",
+	"d2slr1VS6/yx5etGuF80kDTqz99r/ZA7Dbt2Ltdeusap1lyLBxQP+B8ie0Gke+MtcbM4JyyMZ//o220L",
+	"e2/rebjWHP8t4dMqO8SJYst8nkN6FSEL2bVIo9El3N0nI7uX0p4LwKc4HHeiJHwqIbXEtBcejlT8QkkN",
+	"jDwwkMYjShzelgVPa8XmGq3H3xiWqbRyIBxdtlGVju3ebSdhZNFKWOqOa4isPGGpKgpuQfPCiQSoAujo",
+	"0JbbCo8YpFNU/z4ouTHgNPIhSdjJwLGZf1bZCLLWlXXcLJ5JPWxShxTQDqI3rqQRBj1Nb7RSw8XLR1o2",
+	"C6Ar06BF+JysSHkVWSyWvjl3AGTNIJuJX3hs1y1/yexmKeQj+7gOt0srY1UmeJxvijhUW2GLOPj6GKsV",
+	"0NhtlcZpvmovJ2lvp+cYnlOcSyczGPLCQDJPtrLVTICtrbZcdMGNVrvskt6DmAvA6f1wlVPqOYxtEOkA",
+	"XndAodvutzkivQ7IOjq/+n6ILUR200nRGwIYJ/jXIgMZI6rnf322d/Td0xAdR1FMGFzGi4JlYuSU1Vqf",
+	"WmQWIFsumkWy0oGNBXAT30hLCJldqAb8KEuYBgkT+mNY4S9Kk8QHhZN/uGEjcQ0ytt6ydpYsPuoRZspK",
+	"l6pjxe3Aryh79Bb/RZIE8d8nbev9CsjWtua3Il7Im9C6oGYbbanKrQKFrz7o/7GSWQHrqRgvlWYXszJ4",
+	"cFZfROXPSNhb4NLh8tFyjrePa7ZgrP8RISHCsJtht0JoAjW4A0oz53uf45NKi/FHwqaIy4OPvRHE4XAQ",
+	"rhALnIpkoBhGsdej9+KgP3m8F9IpDThyyiWFozodw+m8bCiKNlFoYX1YQXy19fpoZadoxhCSFcKQblnT",
+	"VKflxdbdQVXEmEwCa0kT9UeXcbIglf3Ig/VktSFNzo++e7q4+dfD2fsh/TXlY/BK98TbeCppxEhCRucf",
+	"F5LdC3oVcKA3lwMDvffxKhZyNcclrmBKQbBkTK+n4bbSgK4Bsz9YSVDwR5U0AF5vbWZFDazO3tjspS9B",
+	"qzN8dU25qx+W/T2FlxJ3Y5e1fD4PyO2YqT8f/3lOtDpedmL1UpbscxuUrk2N7oLYfSoLLmvBYXalQ57a",
+	"1Vf6kqfRJY6C+aHDkILPmeEic2BNiEFoiKhjLB9BE96dqwlTQwtIEHNu2KVSFjI21GqMDrFrVVTjuJAU",
+	"DiuykImqioyNgJZUc3I2UpjpQbYbhcQ3U120ALkfSX6LEOpExoC36LfxvJJ5ntoxonsWzL6zg764Bj1l",
+	"7o4WMP1SqQK49Jp2LD/mr2rChly3LiAn2yKcsMDPE1bJQqVXJOLxbJowUs6dnGesKkv08HSo97BuxGky",
+	"MJUpQWYz9pDWVtaQx2bi430cbOss21MlHsw9eMSQBCF7ETvEpxgwEZCM+RXa+dzNRI8Iryy+z2DgmR2Z",
+	"QpUS5iXLhGEQW8J4WWouDC8SusiESfWRAuncPZGEH1nAJJ8uP0dvV6HF0jfRAwqxg4tW9Wvew9N5di2M",
+	"0vOEsZfKuKme0XdRU+AmlowuOcaYCrLVh3G7V6Z7u4080o0xtT3Mj+VtsdcEwRYv5sN6LN1vo8GE9jpn",
+	"DmzmRjovuj79hQvPeIeK1XHApVZZNc9jlhrTukxIsUPI6h3TRJ2b6rAAO4LnBl8LPF9yUVQaYmvPlbFr",
+	"AvtflYny1XWh09tSFwjLX9AP7tibqcOQeJpC6dhqMFigNk8jNN7NRYXDCekayoJP4zxrZq56bKXbhmPv",
+	"P55zj7QmqaQBkJ2Do9TANTCux261MqNMQJOriWRSNfNOITrDPBwF9PEHuLDLekXhepMabDrBLYBI1OUQ",
+	"IYlLkSIN8BuxeYmyw1bVYcTKWra27fgs3Ln0G6AWBaZCXAOxL59IgSIaOZ+D7Wm/gwx3GpA6jUAbChcL",
+	"dp5WHoB3QtDNdEOCKNY1QUdVwxBP/fS4HTsd0iVRPObMKjY8YREtkkRtr+zauVDrw70f+N7ww008ztq9",
+	"Oy0UnyVFEU3r6PDw8LBD4UWNddkAka/nriasJBmQstoM3Xn+f/WgOWfn6UKaTkheDlkmZpqd24CHIpx+",
+	"5tPO9W9DyST57Q7Uyybb48vdTR0yxJVP0uzdHy6DkiiSQSGGPTIpOko7n/4+ExA/lw/HmqeJt8gIw2g6",
+	"p7sqCXElTQM3HeR2QTAsSBakUaOG1mteVKvKRz6NlT6pF9ISFevTWOpUo0PeyKe2/h02J9bOtF/FuRYO",
+	"Z/7uTIU7QWOg4/j6/zfVJYWukmWCN6qXTyxzggtqYT6Em4+9RTZVcihGlcZ4TQun7qdclG4gIVkOn9wv",
+	"jpK42dwbB+5b96Ojxe1c/APvuTtlr0TBZcL+AlLxhL2rtJDM10p4+er8zXNfleBMWihYWXDrsGp/loJ+",
+	"u/SA5mAkDh7dtx8ypmstBqOXZvhkk5QXsrBmaR4S2Fpi95Q8BuY041bIH1GpO6B/dRLanJBXYgZAJ5XZ",
+	"yBvvv+kYcij0eMI1rJxy1qcXS2F1ttZIV6AlFGt90hnnomEkjAXdo2ivYn9qlyxIBhNh80zziYyPGaOd",
+	"raATGMxcwFJaiXNvRCrDqawVUxCz6nQua2X/16JqMPtlBAYLWDPlcTO/T+2TWeJcWXxc1cGDHdbq2mlk",
+	"+NS0fH3oFaEw1OUuF58UGmZL5rJ5l/hgVrm5X0RMql2PLC5AQ4RAFjC0H1Vl4xbmMZdTNlbaKXMSfHUc",
+	"p5uvonbjElszdG47aFCze+0ztuX8uydHHfDxGTaJv6qNbX5sP1LvmueZpaeRNX1tEe0Y/8NxtsH+iEnd",
+	"Ffc7nxdgM82HlMQZyPggqTnioEWJ47uWaVFhGMHdR+2tGzG9fqzypuAWYnV9LmA7Ircn+u9VBFSuuiQ2",
+	"AxqDX2OX0M2aVbGu4apFcvvhrKGWXiqlyWIbnclXnxO9RvDRUA20iHvdJ1cZhvxbKJkwrNWCv4HMZpzJ",
+	"marI/BdJk5XV+JIAYxNZLgPLRdHBhTDU3q1nqHQUqNCvtU3VOsBGXRdMw6VSKMxDATYOIz7XYxnxeUsq",
+	"xTKz3SoCXX3rjUPRQrk6HTy3UMYgdN04MA+eHWbCUJUHlzbvfWkBZy9cb4PsN0hyB6R/7i7aIWSVlG6s",
+	"ZFDJiZAZ/V1yfUU+qipNMbOqCQWPQVckNg2/NKYVhdY7QlMX4stNU1kTVt2BjR2KykhjYcqux11uM1Cl",
+	"LziyMpldCbvmbEzkII8dXhWqW61Yt2oBR2L2AL+tBkdCmazWKS3VrOha/+K+WDfAqLnEVaK7I5fQ+1lV",
+	"L3HMP53RJ0+85hb+2XttqyzqS+6l90po4O4D3wZB8hh5B9SoKc2yZoCCz7reyBCzReNNO/atL/B3YeNf",
+	"YDNfqFmIqjh0+fF7Ax984ELvYyFH/vliRE3ODePmCjJMr/Oy2CnjjJilT5J0P5rOOM1QYnHlKNF3LZNu",
+	"W/M/9WFqLOVSSZHyArMgzeaRUDM1FR0LdPuBHraxmCrTqSi0BJJQSLJJmam11hrA/CUvt2rN4EY3zj3H",
+	"l/oy674s4RacFDCTSBZCF5ZEo/f4y+/PLb6Zp5pvst8JNx87d7aGhNvyb/f6wRFE3FKbS+qBkk0soasS",
+	"xXlHD6WetEKF3U5TW1CmrveYtId5ehhZ+BeS0HkaNz3FgJcQ91pXHJ9z4Kzi4aop3UplqiLenkAn5olC",
+	"9/1thfsTj74z7t9cQ1tnELYNvVE9YbaC7rwVa704vTDcO4gHHThiue6ReRIbObiuiK//Bp2JNIRKTbDc",
+	"PL8C+SWRXSEj50uDu3oSw0woA7wab7C6kim3EM/V0UAbR+u0zbmkAiZgLCuUujKMzxbmwpfpQOM+/LVE",
+	"b7Jyqsp+7M4IbE40VMwHLVTWurQQQe5r+HM5jcXr7bN3OUwxIq5Jqe6+6nmtIBQuDHWWg1LWHQ23sLX2",
+	"XSQ1lHejqsOOVk2yNXjCmiDyJeoSTRXdhIZhIUa53Xqu6hwDrK2EEU/bp/VqB6irWCx6PBpcXQ1qE2Vs",
+	"//NkaKWxUV7Akf2+4ydb2xRnceXty+fsh+Pv/rw/SBYcllmc4YaSJXXyKjehPAKvMmGp0sn+OubZ1xKY",
+	"AWkRAfmlqmyoJdaR3gFaK226UzuqwjZFpIeqkllYoq/qgTUC49AxyXlcsJxgi4rlUY6+kwWOs8o1bydb",
+	"SEhjeZQeVlo22dGhlhwVXJnkCq5BM11JQ0lw5LxYNwvIKpYpJtWkIxnH6mnji472VdlfUjWzXfqirq39",
+	"3Q8/tL46Pox+1104wfqiS3MLso4cnyJbK93ZYOIUng6CHcPnMw6NSoulZA+fNoUF6oobHid6smhaZWvv",
+	"LBhwDONLX29rddNod0GVeaGvlvDSQpnu6DuRffxiA+lccEl71Gaby62hdOZ3XOgidupr20K/a4H9wtWs",
+	"W0Fj9g4iVay4LoSjICBD1iEDm4uUoqax1laplaWKOoy807yYzYre7Ebba+u5slfNma5xZ3d1E3P7CdP0",
+	"rH8rKqGnGHegE84Wtv5yepSLNXhfM/lf4/buLzDbNmNvI9z5DxGY3BzJnQUnL5769gOUV4ogboUryxCb",
+	"/BVHFc9iyupZGsvK4WyUj9RKReLogYDslPFLJ/GzCUW2+Vxq97yVfQaYt+Ru4fHlK7VOqv8C5k1ns+Ha",
+	"IZab0m5C8HaMCDQjboNFtOj4nXAJRcWEZpdYhIY6s0Cy94SNgUvDpE/0WCFsLJ7rHZQgkzDf3U7z8cex",
+	"uEx8eQOTsJEYcfQ7sf/zv/531LhhYKNScl5O8REUtNfY4bytKdyibm3qcrkTxA6tmioKQc/q1tV7FO5O",
+	"ba7/in0qXo/Romk8sYXCeEu8uT3RIhkYq6uOOo6haIOTVlsv1qUbEqZkCkSZthQZ1hu90p3V3VONtFRG",
+	"WJ893knuFlzAhtIUjVWhsA0TNmETzcuyY7MruV7p2mvXq6UGsJ0q9lqRLXUfkXrLSa0+89GGmQO04M0c",
+	"ZmsGuDRZnbPXgR17vn/ywxH5vVcvtXP4w9GySjtrR7zMAtQKVw2jEMsegG2lWo4EGGuNH4BmjY86Q3KW",
+	"wlK4rW6Y2Qa79VTyDljt7EH0d4t6cvR9dztb9KBKx2AsGwpt5pOZ2913243+9j7cHCZPjv4cT3Fu04lo",
+	"oByFMXZHzIV+Q3PchZc8FXa6hrzjJJKY9bXg12pdy1cOvLB5T7YLFioqgz+DTND7uE/afyWvpJrIYLpf",
+	"LHuwguuhbLtL+s0B4cXOoo1xUYZKK4YTqrcdBUNhYRu5M3jdt0vMKD3Y4MhOJxIcYcu0b5e3TGuwgX6I",
+	"IgQhwIeZhmpHHVhgodw4pN5Yru2Xx9P3yILrizc9QLlm9Drubs3ZF4v+1ISkiZKecGHpr0hodDKoZKZC",
+	"OHWmJKxVKzvuvzzvSoJ7FgLtlA4elhOfLJ0wzi65TpipLtc2DyQDbGPWDe9P27A9B/Xe28xEwoqEKWoM",
+	"Hitgkf/zaizLPXu99/nDzdHTOITPdGzbTmD4x5G4jFsh8CkpdHGTg8hYXTzSxr1Z/cpEAeuumKjkRkaV",
+	"5Q4D6lYXrAVR+0u0soI7izFwgxn1lCaHPRewwomQ8ZPxH2CHhg6LDq9kmtfFlX2jL+ONOGM+xcJBp0xJ",
+	"9u6n/6GwLF5UgBEZY22zhGk71k8Q5txfRwkDnubsEnKB7VIMC1lu3xgKJnWvckZ99tvO2829VGrSleza",
+	"r4jxbLoWZDQWzRUpIujrrsqoKwC2EeOq6AzfYTnX2YRraLtpvCPHDcmE+78foaMyYpdpbcPqhVWZrUkf",
+	"erxEK9RL8JjaIjIBFhrNcqbqdHOic5G8rZXH+EG91Y21zkAC50WDz3VwNchUT7HiGPremiKetZP8ydNv",
+	"vz/u722YrKviNsSu7WD87rul/KomYKtQu7iN76XSjNIr9iNljpbMv6aSvLqmG5cVNoLGXlDahjLa8Oo7",
+	"0EcXe+zPZEF6Kc0RUUQ3VZY+fa2pK0pZkvQmsuLWn/3ZadTMpdLCTs/dZul0lMhS9/9L4Br0y0Bg/uv9",
+	"u8FClLPEEn7G+JaRaohxIB7ZWuVpSHozIe7YUU0S7KjktcFYKJDErPDgkYriChqClltbUnsuIYeqK57J",
+	"N7lvN4njzGftuR+4ZCGOi3n5+8S9gYEq7MLNdZHgPuogKyHZBSkEF4mP1vxkmbFQ4iP3r4v9f8iZ+VOu",
+	"tQDDLv5nzwcZ7p1lF6e+K5N3oEUiwf4hw0BvXp+/w/5vuOaLswzGpcJWMns/w/TiBGOSjo5Zrirt45Ec",
+	"67+CaRPfjb9g67IR2NZLfpEYnknC7T9kaGuGrx8fHZEl/fjwB99Pyn2Mmh1yPSuKgl2CkCM/GGT77M1v",
+	"7/Cjn1788uLdC1w8uwgNGy9O2cV/XrCx+xsMmujhGvQ/0AuR+bINuP938MnBhAa8Bid6uRty/2eXGviV",
+	"UwMsv3QKQlh0qqTVqmBpzjVPLWh3tlxOGQE7FUzCndFqjdshToZWiKmqtAfiutVeAfg7MwDNR4fHFMI3",
+	"xMA+8NGuYenoyUhBknNPZCCtGAonngyelTzNYe9o/7Dpsdv6DRNyxmOup4MT7ExLH/OicacaJyGanGus",
+	"5myA6zRnaaGqzDSlo504WWFbMOFkTsflCMjQneqjuwbUpyFrZemcDJ7sH9I6VAmSl2JwMvh2/wkut+Q2",
+	"R9pwQDaNz4OTm9tkcHB1aQ6uDw+okvPcbxVafFq/aKA+SQc3jXnx9uDG4Zv7Hx/d+vfHYLVIjf8XEr8w",
+	"4fUTPxkKG6b1q8OgA4zpLJUg096IOHTdNf4sG5wM/gL2efPWXJPio8PDubaCFj7Zg7LgYq6R4DwlvV1M",
+	"AHl+dP6GNSti/+7rHkpl4T+wreExTRdjPvWyDlqNk/GTJ8s/mWnUiR99u/yjptswfnG8/Iu6n6774OiH",
+	"5R/M90S9TQbfrXIEdYdh/ODblQ6g7t55O4NZL8H6BgY+4N5fStqGCctHBuPwHFANPtzOwJij0l6O8AA2",
+	"162UxkVCuc/ezPRVdHQTy8MuNlichdJfhLF1Kzo3G6au8zFYDLv6e/wAmlcOnlfaYK3FpW/+IigbdumL",
+	"L0VhQT9LfS7/iu+/DqLOiu83wVirTlD3J1zxAzQVrv76bxhCd/thKalodyBdr/No070wSkhK7nsKP2J6",
+	"8ZWgv8OrlrRFmLUKuh/cYC2c2z6+0uoduS66vuE2P8NiO3cPaL67ZbzLrc9G2DGnh4DOc+w6Imf0gTXh",
+	"88A3uu1kT+6SUTKxhRrtlVo5nS0YR6wOjX5aHLJhjadzPXYphcYJwmo4DAbSOFq89cu6U8TYWFh7h8ke",
+	"vkPwDvYfVjDzF+FDQldDgk+h01MU5s+tBj42DFCt9n2wZbYpkLO3wDOnUwqy3lt+BezIq+HoOrK8KFA7",
+	"//bQ144wp7gZXCeZJoZcFCaYP0itfnrMfhY/ko2CNGpS5HmwUyRN+3v6HPNdSSc2weYiQzYBdiQw2Iog",
+	"ODDYawks5UUBunY8sCehuRefJtgG0qoRoFJ9THk9mLyK9oPjox8WcfwF7grRfLAW8/q0J7NFBtaE9gjJ",
+	"mwiUZfhLZ7uTk7aCjS8CoGJ/8QJYoUbLkLBQo4Obktv8dl4tRy5jDtKmF3Kvej7fMnldnvG3CvT0dZGt",
+	"IuPju7/C5G7lroUtdcAwHtSOAz0MzL/R6toTV6SyGhxRsVjtx1sZl6GAB3QRiof2gflchdGNgNxLRiuC",
+	"+bn4DHcL53N72kH5o4byIF05gcM7IhzQdwN5mjvJwdcO8b95T53pBHWncv8UXrpzM9ZdQne7g/nOUHMP",
+	"hpqsAZsAkfVPH7CIi+nQcL2I60tCURm10Ld/UYClgIOfmnKEa8Foyy/3M0w9COLJ/aiy6bahzwdH3M66",
+	"mK2u4HYB9J9se/IY2NOCMPglB575tOBfVFqHcMUG9q8e1O/hyI+ZH6yAN8+VHBaCHPvHT75dCdF+4Zqq",
+	"Kh0/+W6VjZiqpAbIryAT/J3TjBCtj1b5uNQqBUPNSb8iYvDWB7cxXrfEaYoLRijDHGs6uPF/9VpvN0X/",
+	"N9zmNXrcA/vpkqr8Hndy1QPabmv47IfLUHGrX2aq33o0vr+wpHZE1JqfPlfZBl/9AXx8YSs76fHepMeA",
+	"QEkw8oa0lBo1axRbxM2Dm/BnP9do6pRuwDbCx/cCeZ2Mwz/fcY6H5Rz+GsjkT64Kqh68NsAeXFYyoype",
+	"UX8IRrxdzLo5wscXjIosmjrjhcspk2AnSl+d1IUfE1/fNmlV3UyYFeO4DzDA4I+0sMePLH6hHShD5/uH",
+	"Q5i1dZyvBMPe8SsgjKJiEbkaBxNYg3Yak3NmVYpFdGt1UOsX3160X/yqzV6tneyEl/sSXsSYtPy6fni3",
+	"FDMDkt1msWfsuXp79sr7ejl7/vr8BasbVy80lL2CacK4ZWNlLGbC/yx+3Ge/Kqr2xHx1XXY5ZcLus/eE",
+	"TFcwRZdz6PBtmn0omWIQt2+l4DhFwoSso8DZUOlxgr5vXIajMYus5AyHezHTxvBRWutaS6Q137fFbqah",
+	"4iLGnvl72Zntdma7uyJkBGMO54kc1D1NqWbxUBQz4ZdzdCzCcA9uWv/qVcu+hEI4YXMGe+6JuXbqZ3UH",
+	"CWFNXQsnLSosv7TT2R5OZ5OLbHopPA8LpfReU3Q9zqyfe/YqFUqsWFs/8P+m5cHQq4mUSB4S3qgioDAz",
+	"JfhbYZ24gtCUQVVFxi4xw22odBrR3jBb5qX75rHyWlwctfNehccebndiPJ8Y7r5vDnjIRbHTFnesdXv0",
+	"h0+pxCEndEZm6oGNOg20CBEh/BwJ6tdeX9IrX7XeinvYaaz3pbE2cNitqtaQ2Be7gaAsaiXycrqgmFKy",
+	"KzeUVp4x7JWAvE3JXlaGoQp/JF72ZLsTxzDlje889YfXFHf876uKYnRA2eiWDfVZyvgObvD/vfrjZjTC",
+	"aY4ej+6csXVpi7i3nVr4oK68DYDxIPQI7tYJf0Uz6eUUyzyEfoBofaVyIRqodDxWCQMJE+qD57VA0v+E",
+	"ZUOtxo5XSqYioZDP/DK+GAGSzTjqDmV27OkPwJ4qS0l7hKMtFU1Iq0g87SMNGuAzLNHQ/Dtft4qGm9jp",
+	"aPemo9VAU4Oe/6VbJTu3qgypszEW48tZMquqNAfjfYHecInewKHSjFNZSlE3QqQwF6wyRZ1cqb4WMxh6",
+	"MmOb1GKU21OHUL4s7JyrkoqLYTEo6l4z5lP33VCrzyBbbUux/BN2UEEnJYD0bdyjaiKezKPVE3F1D5MM",
+	"4E8mgrEv8cR3PsUdZ72zMgEIezUtSJivGZmEyOuEAhQSKs+qNPMNhBYJ3iyzPbihP/rVws1oAorFHmnu",
+	"np12irn4dKcaPqxqGCBoZXg8KMTQtrXCeVlwuA2wfGTq2r8iIO/YykNKx0O7EnaONKfIz/BvXPLBDcrF",
+	"twdwDTOPkRf1K3Jn9MqjSfLB9fhq43daK8DNs1P97i+g1INZAG3/Q1/AaKb50GJ5I8NsroF8c+bE90ZI",
+	"mJDCauo+ORR6POG60+t25ut4P0ptChf3MMoUncvKedUv3nV3CAuKFL5zm+wUrx2H3B4ReV2CZNyThFCU",
+	"f4GWzLC9gxv8f69GtRlZwKqAhDh3zqK6pFDc28bYebvTwh42bnMdAD6gxvw9vrlnTXkRsmAGqygW2VMF",
+	"hq2YUybRh2dzCLbMSa7q3j3kzVt0ydHkX4wpj0vF2+HWTjH8CgiGR74NaEZHpuAc3QgJVoeHWKCTnCXY",
+	"3MuJ2glTwyYDjIgKluyUylL/5dD3wTcurhtzWF0ZC1nSrnHqS9K/y2HK/F26fRFx4wUORQRqzK8wli5e",
+	"mB5R94vyG++Tf7cWih03O0gOnv7OOPqAGio6/RbzHh0/9bWAEbO+MQuZQ0swEV8/uHH/Q1m0rDoiTym3",
+	"hmtgBisGe/S6dMcJWVB72dNj9kr8WGu/R989pX8HFZg9wR/22W9loahSMOVgYGZ9CsZ30imwHm8x9X1b",
+	"MuqwQxJ2hZ+ak9ptCYWZcZ/++/Hht4mjA3sEVf9R+zlxG/Qqz6hZDTYQoiGZVfVRtnok+Wn//fjwh//Y",
+	"Z6Fjj3vmrhJbzvjxmy5AOA82GsTdNVG4BTf2BKuKT1TYiZtXSQiFm6gTUaEmoH1l4SdH++xZvcq6rvK3",
+	"h2wsZIUX01FaOV7V+OgLqxrT5SEJeSmKO5a86pcp9HcFUW2IF7SGRUSlFuweAfYGBZfvL6tmuWTYtLcK",
+	"PTV9BXvEqZ3YuKnYuIIg90YjzmFXxpfUV+6rkTi/X297bwPEf0WMlIgW4xRshoEySNhXZ5YahqBBprBH",
+	"PWi7RdfeegL77Myi4ovMZaYD7gmxnQxKLK3seQE2d8MF1/3OopVkkDq8DYv8b1rjvcmfWoz/lCrq7vbF",
+	"FeuDiLPzZH5NdWR88Rios9obFlQrU5BtKqsGW1CPqUkyQgqlW8Fygfuh+LrPXraCvN3/pyzl0imNVLdj",
+	"EbNCic2dlWknLuysTA9X4HZtM5MThTPNJz15IyqYhnz4LuqASzNB3vuBdxRhRxF2FOG+KULAvlUowj8n",
+	"V62QozH09n4zFTbkdOQABYeRwnIyVqEIMYbxJWgSZkJobd0qi9rI+2egxzFn1ftcPRufDe4QgV91Yi9Z",
+	"gHZBQ9vzlE5yAgtqjI3S5lRVTsRsgeMYGlCsgWHF/rhR/8LrZpBHEBX3etgqd32XnKne9tcdFPeH9lFg",
+	"jYkaPOfsFS2caOFBBDcObuq/bzvxhJJ6JXohjIWSjJ7CGmYst0DFdk3C+IiM8JQ/FbWZ1JC1kRjXfH0/",
+	"4N9F3utt7TDgYYNnVAuc+gCeZIT+6Oc3/p1HE/5c9x+/S1inXe+Cn++LbJc1lAV4Db8saSNVB3V5B1No",
+	"P1OANS15WEmopeXKgFOuK2lFQQ1BYoZszaWH/ccaE02rw4Xed0y0P5gIauBydkHRO7X+K1XrEX5r9TlK",
+	"j2aZ58EN/dEbRL0hIXHCXUC1u+d2nd1Aa0vCzuj21aWzrg/HByCztWzVSlOpidVrGL2Q2RYw4nGZrXc4",
+	"tONwX0fneJmtRhdUIVKxJDf2TXjp8aiH2PXoZyGzdb85T1UJa39093m4NNFOF70vXdQHwKLxMCBBZ8Hc",
+	"Gkv69dS6s4LkWqtJKyYklElCyHBTogFRWGA8cwh5il3Ax6WdsgLThKXjr2jpr2vPh0RgahOOxcuYVJMc",
+	"NJww65YtbAjjqlsmBY255MYmoRQaEzZBY2UBlhk1hia0OdQ/7KnIRJD6aPVlXN3DJBH7k4kVodfC2n+B",
+	"kkw7EeEr8m1rpD+eqvi4OesICVGpMuB5hArOSQ8HN/Ryv3q8Gd1AZcAj1t0z4C7R3rOLnc/jQfXckLVS",
+	"++Ai/V5WgNJ1q/xOtKIiZjPlfltgEZJyhCWd2QrMIvbpNXwMbKwwxJj9BY8Qk5uoQUxUmT5lvN1NRlfS",
+	"sCuAklKWaBd1bvOEh2Yz7li6awlvAf8emTL+L4mxO5b5aAoKB+yPVhNehQ75kbrLyvkC+zvU3aHuDnW/",
+	"rIKAuWLK5qAxBbZWcxcTs1bBW+Lw3dLDa9kk9da6OqZZTXKs3+Pbr/rqI9xcUcWBIC4k+C8n4IDMvIkA",
+	"E2VjGSNuKTsCsSMQOwKxBYu5h6w16YFTmtfoIkkxhcYqTUJEJlIbDHUmVSWWDbD8ypEKyum3SAzURPqO",
+	"zbUC5H6qO1FymbFUFQW3oHmRhMz73H9eR0j6mu6Yn38JbpZafTjFRXBpJqDRFOlUDmWg3acyVWNgqrJE",
+	"TyfCRMjSOzD24YjSXZkV3a5qOnK/6fjNApY0uQyphTvSuCONWyKN/1VlI1j0K6B/UajZ1rYrklCK0lvi",
+	"dgwvfdXNVfwudp69e4sybcCmBsDwU9t/F/Vt+bDjx+rcouU9kHcrhGTviuTuiuQ+ajJA4NikTsYpwRwr",
+	"Orjxf/U7sTYkECjU3ktOQzeWYogaPd7FqH2dcZ4bwfNBWswZmaPRniFSxCdQtIM/+wM9n7vht4IYj8wG",
+	"tUOlnYb2lXC8gtowb0ggfL2BzqqcoY5RMAwpSRVta4sS6oN1JNkkV1TO0jLuaxkwLqd1qUcmVd0/XqrQ",
+	"wjBBSxX63UPkKkbALRKc85oPv/ILv2uqs3aZx40oTdjNfZuWdnRuV9BxV9CxvzIUlgzuLM7SS3B/r7jm",
+	"0gq5JMz+b633vmqTV7ORndXrvqxeLSDrDGNvA2J3JPsis6/bCIeQM8nHYKhoMyfdwfFsz8fJhYSaQ9OA",
+	"Y+jIJ4a9Yb18H34ujKU4uYtcWHNxl02L2x2JqZrHhg2JG+B+rFbCZoUPYyhsnVAE9c98PMQuFn6nPz2u",
+	"krJEJBKWK9P0L3bULcT5UQRwVqXW10mu0G1vQF+Lmdi/WUK7KAYc3DT/6DU3fgGxcSpOGxPvh+F3KRHN",
+	"fnch9A9qQmwuwvesIf6cC7sp/C50Ru6JpEcpmsLn3/uZqX+OsY5349+xanTDbWLC47Iy/kvjzo7nPXiz",
+	"5d/biNVLAAykGpbEbJz7d/61ConRrnfK7n0pu6aGsgCw4Ze+PsqUUTXn5kIlVlhmc62qUc4Ori7NwfWh",
+	"j2a60FAqI6zS0wM7LeHA8tGF0zpFAQwwjHPI09Biw4ZIy2tVVGNqBScBMuqZJJrXvHocEsHp9X32q1d8",
+	"cYnCsGdvznASZnI18blffEqtRUZcSOq4hLOSRs7rymjC4Mh15bRvMOwdQ05xMVhv2KoZC770HUH8ELxQ",
+	"Ek7RcI+Bnti/ylu/vjFd6jGhwmNVjWl1D6MW+5OJEIhzjATeKcQ74eDxaAtEKTyl7bJ1N1R3VkQ4uKE/",
+	"enXbDSmFk+YDKt09T++SyWl/O132QauiU4LVlVQTSRBKt5L49qmOAXp+uQ7M9pdGO7Mm1EbLwFitpsEe",
+	"3ZjMT5hUXtoI4kVwf++zC/ysSt14F2SydrsZckr/0u6rnGPDR4gWVdsC3jwuDbgb016QPWDH13Z8batZ",
+	"XiagUDdREHaJt/Yc37hLtBAWulolPysKLB9ldlrlFrVKf6M1UOC/Z0Hi4Mb9r7tdwF+BFzav27qENrys",
+	"1DAsxCj3ntBTlvKSp8IiI+HmCjIm1STaNsDBwWbUXtx10TqaoUNCEnZn639YWz8WmKtTRXMCTUwS9cC3",
+	"GrAf1MDbSRDfhDceMbDWa4xKGmjLSXNIr1rJtZUlKWwHxQ8SdFVJb6oLtJOEfAfVUk26gbcxanXS6bdg",
+	"gOsU60EYgEg0q81B6DqZLKm7fdL7vCjiXZPeN3M/Phv4qh8QMq76dr3leyiTWs+1M7bfl1g0aUN0wLjW",
+	"j90m97eQKu0N3k3xAceAjOXaehM1JWsNCzWhmmo+7MxRXtMK0iLTOHzCmgRetHJ4f8KGqijUZLYpVJd5",
+	"+n2rS9SjtFDXC1zHSH10P+2fnqUplBay09mzrutEAHbIMjtD9k7hf3y5oLH+cDNUbEF4OLip/74l4lYA",
+	"1Yycz36ellbtmVyDJ3ZXMKXg24Sy5jSM1TUYjBQDnTB3C4l3+5m6sacGY/fZc+oQfgmskpmSERvgT7iO",
+	"zSmZE7dbzRTXTX/ZUZ5drkosV+VfIQ+EUG8VapJ0+r22hrj3Imd3mXfqze7ywr5K29CXscMD7kTuPQ2X",
+	"SvXEfj4LhQ7daz5QRWG2BZk8h0ozU5kSSyM6Kj4CGQR49i4XhhViGAg8vodx2O4zJYFGbakTnNGCIjWQ",
+	"3XLf0mrvnl0u9Z3tuOZOXt/J6/E6rajLO+wmXPY2PyISkLUoxGaECz6VBRey0zB4zqeUddaK7kPCRYlu",
+	"viSGD+ub5ECRcT60L2GTfJr4wHrFUi7ZUHyKJpO9oHV8FcIArlX2doV252R2hvIHcmoTLLFJLtKcriKE",
+	"uQZ4deC5GcIs4/HnVvm+BBjxkjCux/RvCZ9sC19nDX8UwXpaq8szvQZlMWVW+UEmbakgUv/YLe8+leEd",
+	"d99x9x1337SOAsnsX6p+aBiCBpnC3jUvqh4/3zP2XL09e1UXJ33++vwFM2Ikua2wbxoGaFQyzVkmRkCY",
+	"470LVBW5RcDGfIpFkxPGm9YzhuooU8s3QEveOGly62wOUzYBDcwdVWV9Na199h4TzutAwRQz1kdga4po",
+	"8QWsoyPhhB0f/hAND6mJ19twJv9NR3KvAoUW4z+lvspYQ9uGSo+5HZwMLoV0AJAMrAPzk4GxWshRlzAR",
+	"jnYX+fc1pU/nagwJ4hZkSRP+VGPtN8aD+rhy/wFuKt2N/m58SCst7BSBV4ksHZz8/YODSzKjE1BXuhic",
+	"DA4QXv1IC/Z5JYciA2kFL9i10LbiBRvzNBcSDEV7cMlApnrq+CkmwHjj/CAZSD52ENtanRMSZmf4RckR",
+	"bjRBnssup/j/5usaa2Nfh1iEOtggeASEDsVmmpHq8jKL4/zkE3fq1pbNMHUeUGskn+cTG+l9rpDYVQa8",
+	"UFnnFQUps0kGCAvzrWUXR3vm+1x8Y5ixqnUqQw3wOXqgPo1wJu+gaYpBXeocbfbdtAolW1cVgjkjK5lv",
+	"byfAnBCo1kX0PXRCe2uhfnXspDyYX2p1BRoLZNf1TSb5tHXcoXR2ZJRXBIx66qv+LxQW8GO00zIjh4ao",
+	"x4aFUlSeqOQ2zVkB11C07p2eR77H3mRU98CcsCvQEoqECSmsznA/Q6HHE67BwXfgA/Ww9F3XEfnWK446",
+	"MH7p9jcUhZuG2HPNTJvxQGZKG6BfF0d1fCItVJW1PqEwoI53eVGAbt4dQ8eLhRr5dD3jIE8NWxPwKvNx",
+	"N/HvfMe350fnb5gt1GjPuk2ygk9V1Toq/LVjGALpb1imlE6Y05qoTI4EHdIF1US2wEr5kKG5Ij5Uq+LS",
+	"uxfHSgqrkOe2aJIZ3H64/b8BAAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
