@@ -115,6 +115,9 @@ func discover(ctx context.Context, issuer string) (provider, error) {
 
 var httpClient = &http.Client{Timeout: 2 * time.Minute}
 
+// maxInterval is how many seconds a device flow may let pass between two questions.
+const maxInterval = 300
+
 // deviceLogin asks the person to approve this command line in a browser and waits until that has happened.
 func deviceLogin(ctx context.Context, s session, out io.Writer) (*oauth2.Token, error) {
 	p, err := discover(ctx, s.Issuer)
@@ -132,6 +135,10 @@ func deviceLogin(ctx context.Context, s session, out io.Writer) (*oauth2.Token, 
 	device, err := config.DeviceAuth(ctx, oauth2.S256ChallengeOption(verifier))
 	if err != nil {
 		return nil, fmt.Errorf("starting the device flow at %s: %w", s.Issuer, err)
+	}
+	if device.Interval < 0 || device.Interval > maxInterval { // oauth2 makes a ticker of it, and 5 of a zero
+		return nil, fmt.Errorf("starting the device flow at %s: it wants to be asked every %d seconds, which is not between 1 and %d; "+
+			"tell whoever runs it, or use client credentials (--client-secret-file)", s.Issuer, device.Interval, maxInterval)
 	}
 	where := device.VerificationURIComplete
 	if where == "" {
