@@ -29,7 +29,7 @@ type Upload struct {
 func Receive(kind Kind, r io.Reader) (_ *Upload, err error) {
 	limit := kind.MaxSize()
 	if limit == 0 {
-		return nil, fmt.Errorf("receiving a file: %w: %q is neither kernel, initrd nor firmware", ErrInvalid, kind)
+		return nil, fmt.Errorf("receiving a file: %w", invalid("%q is neither kernel, initrd nor firmware", kind))
 	}
 	u := &Upload{}
 	if u.content, err = os.CreateTemp("", "siestad-upload-"); err != nil {
@@ -51,7 +51,7 @@ func Receive(kind Kind, r io.Reader) (_ *Upload, err error) {
 		return nil, fmt.Errorf("receiving %s: %w: more than %d bytes", kind, ErrTooLarge, limit)
 	}
 	if u.Size == 0 {
-		return nil, fmt.Errorf("receiving %s: %w: it is empty", kind, ErrInvalid)
+		return nil, fmt.Errorf("receiving %s: %w", kind, invalid("it is empty"))
 	}
 	h256.Sum(u.SHA256[:0])
 	h512.Sum(u.SHA512[:0])

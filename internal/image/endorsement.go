@@ -52,7 +52,7 @@ func (s *Service) Import(ctx context.Context, tx pgx.Tx, who audit.Actor, body [
 		return Endorsement{}, 0, fmt.Errorf("importing a document: %w", err)
 	}
 	if who.Subject == "" {
-		return doing(fmt.Errorf("%w: it is imported by somebody", ErrInvalid))
+		return doing(invalid("it is imported by somebody"))
 	}
 	var now time.Time
 	if err := tx.QueryRow(ctx, `SELECT now()`).Scan(&now); err != nil {
@@ -126,13 +126,13 @@ func fileValues(d corim.Document) (out fileDigests, err error) {
 			}
 			subject := v.Subject()
 			if subject == "" {
-				return fileDigests{}, fmt.Errorf("%w: it does not say of what a digest is", ErrInvalid)
+				return fileDigests{}, invalid("it does not say of what a digest is")
 			}
 			out.sha256, out.sha512, out.subjects = append(out.sha256, sum256), append(out.sha512, sum512), append(out.subjects, subject)
 		}
 	}
 	if out.digests == 0 {
-		return fileDigests{}, fmt.Errorf("%w: it names no SHA-256 or SHA-512 digest, so no file", ErrInvalid)
+		return fileDigests{}, invalid("it names no SHA-256 or SHA-512 digest, so no file")
 	}
 	return out, nil
 }

@@ -164,9 +164,9 @@ func TestWhatIsNotImported(t *testing.T) {
 		"signature wrong": {olga, changed, corim.ErrInvalid, "none of the given keys"},
 		"unsigned":        {olga, []byte{0xd9, 0x01, 0xf5, 0xa0}, corim.ErrInvalid, "not signed"},
 		"ended":           {olga, signedBy(t, ended, key), corim.ErrInvalid, "not good after"},
-		"of no file":      {olga, signedBy(t, launch, key), image.ErrInvalid, "no SHA-256"},
+		"of no file":      {olga, signedBy(t, launch, key), image.ErrInvalid, "importing a document: it names no SHA-256 or SHA-512 digest, so no file"},
 		"nothing":         {olga, nil, corim.ErrInvalid, ""},
-		"by nobody":       {audit.Actor{}, signed, image.ErrInvalid, "by somebody"},
+		"by nobody":       {audit.Actor{}, signed, image.ErrInvalid, "importing a document: it is imported by somebody"},
 	} {
 		if _, err := r.imported(c.who, c.body); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.why) {
 			t.Errorf("%s: %v", name, err)

@@ -25,6 +25,14 @@ var (
 	ErrNotAuthor    = errors.New("only who made a draft uploads its files")
 )
 
+// fault is ErrInvalid in the words that people read.
+type fault string
+
+func (f fault) Error() string { return string(f) }
+func (fault) Unwrap() error   { return ErrInvalid }
+
+func invalid(format string, args ...any) error { return fault(fmt.Sprintf(format, args...)) }
+
 // State of an image; see the package comment.
 type State string
 
@@ -101,10 +109,10 @@ func New(db *pgxpool.Pool, log *audit.Recorder, endorsers ...corim.PublicKey) *S
 // Create stores an empty draft.
 func (s *Service) Create(ctx context.Context, tx pgx.Tx, who audit.Actor, name string) (Image, audit.ID, error) {
 	if strings.TrimSpace(name) == "" || len(name) > 200 {
-		return Image{}, 0, fmt.Errorf("creating image: %w: name must have 1 to 200 bytes", ErrInvalid)
+		return Image{}, 0, fmt.Errorf("creating image: %w", invalid("name must have 1 to 200 bytes"))
 	}
 	if who.Subject == "" {
-		return Image{}, 0, fmt.Errorf("creating image: %w: an image is made by somebody", ErrInvalid)
+		return Image{}, 0, fmt.Errorf("creating image: %w", invalid("an image is made by somebody"))
 	}
 	id := strings.ToLower(ulid.Make().String())
 	if _, err := tx.Exec(ctx, `INSERT INTO image (id, name, state, created_by) VALUES ($1, $2, 'draft', $3)`, id, name, who.Subject); err != nil {
@@ -128,7 +136,7 @@ func (i Image) Accepts(who audit.Actor) error {
 // Attach makes a stored file part of a draft. Only who made the draft may: see Accepts.
 func (s *Service) Attach(ctx context.Context, tx pgx.Tx, who audit.Actor, id string, kind Kind, sha256 [32]byte) (Image, audit.ID, error) {
 	if kind.MaxSize() == 0 {
-		return Image{}, 0, fmt.Errorf("attaching a file to image %s: %w: %q is neither kernel, initrd nor firmware", id, ErrInvalid, kind)
+		return Image{}, 0, fmt.Errorf("attaching a file to image %s: %w", id, invalid("%q is neither kernel, initrd nor firmware", kind))
 	}
 	img, err := read(ctx, tx, id)
 	if err == nil {

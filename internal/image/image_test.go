@@ -228,14 +228,15 @@ func TestUploadsAreBoundedAndLeaveNothingBehind(t *testing.T) {
 		kind image.Kind
 		r    io.Reader
 		want error
+		says string
 	}{
-		"one byte too many":            {image.Firmware, io.LimitReader(zeros, image.Firmware.MaxSize()+1), image.ErrTooLarge},
-		"an upload that breaks off":    {image.Kernel, io.MultiReader(io.LimitReader(zeros, 3<<20), failingReader{broken}), broken},
-		"an empty file":                {image.Kernel, strings.NewReader(""), image.ErrInvalid},
-		"a file of an unknown kind":    {"disk", zeros, image.ErrInvalid},
-		"a file of no kind whatsoever": {"", zeros, image.ErrInvalid},
+		"one byte too many":            {image.Firmware, io.LimitReader(zeros, image.Firmware.MaxSize()+1), image.ErrTooLarge, ""},
+		"an upload that breaks off":    {image.Kernel, io.MultiReader(io.LimitReader(zeros, 3<<20), failingReader{broken}), broken, ""},
+		"an empty file":                {image.Kernel, strings.NewReader(""), image.ErrInvalid, "receiving kernel: it is empty"},
+		"a file of an unknown kind":    {"disk", zeros, image.ErrInvalid, `receiving a file: "disk" is neither kernel, initrd nor firmware`},
+		"a file of no kind whatsoever": {"", zeros, image.ErrInvalid, `receiving a file: "" is neither kernel, initrd nor firmware`},
 	} {
-		if _, err := image.Receive(row.kind, row.r); !errors.Is(err, row.want) {
+		if _, err := image.Receive(row.kind, row.r); !errors.Is(err, row.want) || row.says != "" && err.Error() != row.says {
 			t.Errorf("%s: got %v, want %v", name, err, row.want)
 		}
 	}
