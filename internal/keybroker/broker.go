@@ -148,6 +148,7 @@ type Broker struct {
 	aggregate    *aggregate
 
 	opened atomic.Uint64 // sessions that were made; see clearEvery
+	swept  time.Time     // broker_swept as the last sweep left it; of the one goroutine of Run
 }
 
 type blobKey struct {
@@ -250,13 +251,18 @@ func (b *Broker) sweep(ctx context.Context) error {
 
 // clearOld deletes challenges and sessions that have run out.
 func (b *Broker) clearOld(ctx context.Context) error {
-	// A row says that its challenge is used, and broker_swept that all are whose rows are gone: a database whose clock was
-	// ahead, and is set back, takes none of them again. It is raised to what was deleted, not to now, so that a clock that
-	// jumps ahead for a moment does not have challenges refused that nobody used. What was granted is kept for a day, for
-	// answers that were lost.
-	if _, err := b.DB.Exec(ctx, `WITH gone AS (DELETE FROM broker_challenge WHERE expires_at < now() - interval '1 minute'
-			AND (outcome IS DISTINCT FROM 'granted' OR expires_at < now() - interval '1 day') RETURNING expires_at)
-		UPDATE broker_swept s SET until = g.until FROM (SELECT max(expires_at) AS until FROM gone) g WHERE g.until > s.until`); err != nil {
+	// A row says that its challenge is used, and broker_swept that all are whose rows are gone, or go with the next sweep: a
+	// database whose clock was ahead, and is set back, takes none of them again. It is raised to what goes, not to now, so that
+	// a clock that jumps ahead for a moment does not have challenges refused that nobody used. What was granted is kept for a
+	// day, for answers that were lost.
+	//
+	// What goes is what broker_swept stood for when the sweep before this one ended: a statement that uses a challenge and
+	// began before it was raised does not see that, and has a minute in which it finds the row.
+	const old = ` FROM broker_challenge WHERE expires_at < now() - interval '1 minute'
+		AND (outcome IS DISTINCT FROM 'granted' OR expires_at < now() - interval '1 day')`
+	if err := b.DB.QueryRow(ctx, `WITH gone AS (DELETE`+old+` AND expires_at <= $1),
+		raised AS (UPDATE broker_swept s SET until = g.until FROM (SELECT max(expires_at) AS until`+old+`) g WHERE g.until > s.until RETURNING s.until)
+		SELECT greatest(until, (SELECT until FROM raised)) FROM broker_swept`, b.swept).Scan(&b.swept); err != nil {
 		return fmt.Errorf("deleting old challenges: %w", err)
 	}
 	if _, err := b.DB.Exec(ctx, `DELETE FROM broker_kbs_session WHERE expires_at < now() - interval '1 hour'

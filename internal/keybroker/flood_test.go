@@ -95,8 +95,10 @@ func TestAskingLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '61 seconds'`)
-	if err := r.broker.sweep(context.Background()); err != nil {
-		t.Fatal(err)
+	for range 2 {
+		if err := r.broker.sweep(context.Background()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if n := r.count(`SELECT count(*) FROM broker_challenge`); n != 1 {
 		t.Errorf("%d challenges are left when all have run out, want the one that was granted", n)
@@ -206,8 +208,10 @@ func TestSweepDoesNotWaitForTheLog(t *testing.T) {
 	r.exec(`UPDATE broker_challenge SET expires_at = now() - interval '61 seconds'`)
 	r.broker.Unreadable(stranger)
 	r.broker.Log = stalledLog{r.log}
-	if err := r.broker.sweep(context.Background()); err == nil {
-		t.Error("the fault is not told")
+	for range 2 {
+		if err := r.broker.sweep(context.Background()); err == nil {
+			t.Error("the fault is not told")
+		}
 	}
 	if n := r.count(`SELECT count(*) FROM broker_challenge`); n != 0 {
 		t.Errorf("%d challenges are left", n)

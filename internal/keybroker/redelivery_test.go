@@ -3,6 +3,7 @@ package keybroker
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -261,8 +262,10 @@ func TestUsedChallengeAfterTheClockWentBack(t *testing.T) {
 	wantCode(t, err, attest.CodeReportData)
 	database := r.shiftedClock()
 	database("1 day")
-	if err := r.broker.sweep(context.Background()); err != nil {
-		t.Fatal(err)
+	for range 2 {
+		if err := r.broker.sweep(context.Background()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if n := r.count(`SELECT count(*) FROM broker_challenge`); n != 0 {
 		t.Fatalf("%d rows of challenges that have run out", n)
@@ -282,6 +285,54 @@ func TestUsedChallengeAfterTheClockWentBack(t *testing.T) {
 	if after := r.count(`SELECT extract(epoch FROM until)::bigint FROM broker_swept`); after != before {
 		t.Errorf("what was swept went from %d to %d when less was", before, after)
 	}
+}
+
+// A challenge that was used comes again, and while the database looks at it, its clock jumps ahead and the sweep runs: that
+// sweep takes no row that a statement may be about to look for.
+func TestUsedChallengeWhileTheClockJumps(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	ctx := context.Background()
+	r.prepareAndArm(testWorkspace)
+	g := r.boot(testWorkspace, 1)
+	c, req, err := g.challengeFor(door.Unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := g.request(c, req, "")
+	spoilt := request
+	spoilt.HPKE = r.boot(testWorkspace, 1).hpke.Public()
+	_, err = r.broker.Grant(ctx, spoilt, stranger)
+	wantCode(t, err, attest.CodeReportData)
+	database := r.shiftedClock()
+	r.exec(`CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END $$`)
+	r.exec(`CREATE TRIGGER held BEFORE INSERT ON broker_challenge FOR EACH ROW EXECUTE FUNCTION held()`)
+	hold, err := r.db.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = hold.Rollback(ctx) }()
+	if _, err := hold.Exec(ctx, `SELECT pg_advisory_xact_lock(1)`); err != nil {
+		t.Fatal(err)
+	}
+	again := make(chan error, 1)
+	go func() {
+		_, err := r.broker.Grant(ctx, request, siteNAT)
+		again <- err
+	}()
+	for r.count(`SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 1 AND NOT granted
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`) == 0 {
+		runtime.Gosched()
+	}
+	database("1 day")
+	if err := r.broker.sweep(ctx); err != nil {
+		t.Fatal(err)
+	}
+	database("0")
+	if err := hold.Rollback(ctx); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, <-again, CodeNonce)
 }
 
 // shiftedClock puts a clock before the database's that can be set: an interval by which it is ahead.
