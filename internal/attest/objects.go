@@ -216,7 +216,7 @@ func NewCollateral(roots *Roots, objects []Object) (Collateral, error) {
 		}
 	}
 	if intel != nil {
-		if c.TDX, err = newTDXCollateral(intel); err != nil {
+		if c.TDX, err = newTDXCollateralUnder(roots.intelRoot(), intel); err != nil {
 			return Collateral{}, err
 		}
 	}

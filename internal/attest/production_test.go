@@ -7,8 +7,8 @@ import (
 )
 
 // TestProductionHasNoSimulation asks the toolchain what each program is made of
-// without the devtee tag: neither the simulated secure processor nor its firmware,
-// and of this package no file that could add simulated roots.
+// without the devtee tag: neither simulated hardware nor its firmware, and of this
+// package no file that could add simulated roots.
 func TestProductionHasNoSimulation(t *testing.T) {
 	list := func(args ...string) string {
 		t.Helper()
@@ -26,7 +26,7 @@ func TestProductionHasNoSimulation(t *testing.T) {
 	if !strings.Contains(deps, "internal/attest\n") {
 		t.Fatal("no program uses this package")
 	}
-	for _, forbidden := range []string{"internal/lab/softpsp", "internal/lab/devfirmware"} {
+	for _, forbidden := range []string{"internal/lab/softpsp", "internal/lab/softtd", "internal/lab/devfirmware"} {
 		if strings.Contains(deps, forbidden) {
 			t.Errorf("a production build links %s", forbidden)
 		}

@@ -48,6 +48,17 @@ type Roots struct {
 	// id names the set, so that a chain proved under one set is not taken as
 	// proved under another.
 	id [sha256.Size]byte
+	// intel is nil outside development builds.
+	intel *intelRoot
+}
+
+// intelRoot is what Intel's objects and quotes are proved under: the pinned root,
+// unless a development build has put a simulated one in its place.
+func (r *Roots) intelRoot() *intelRoot {
+	if r == nil || r.intel == nil {
+		return pinnedIntelRoot()
+	}
+	return r.intel
 }
 
 // AMDRoots returns the embedded roots of Milan, Genoa and Turin.

@@ -182,7 +182,7 @@ func (r *Roots) prove(s *Statement, o Object, chain []byte, at time.Time) error 
 		s.Subject, s.From, s.Until = CRLSubject(by.line, false), list.ThisUpdate, list.NextUpdate
 		return nil
 	}
-	return proveIntelUnder(pinnedIntelRoot(), s, o, chain, at)
+	return proveIntelUnder(r.intelRoot(), s, o, chain, at)
 }
 
 // proveAMDChain admits the chain of one of the roots and nothing else.

@@ -165,7 +165,7 @@ func (j *judgement) domain(q *quote, pol *TDXPolicy) *Result {
 // signedBy judges who signed: the chain to Intel's root, the quoting enclave's
 // report, its key, and the quote.
 func (j *judgement) signedBy(q *quote, pol *TDXPolicy, res *Result) *platform {
-	root := pinnedIntelRoot()
+	root := j.col.Roots.intelRoot()
 	if j.col.TDX != nil {
 		root = j.col.TDX.root
 	}

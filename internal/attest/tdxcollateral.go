@@ -67,8 +67,6 @@ func NewTDXCollateral(objects []Object) (*TDXCollateral, error) {
 	return newTDXCollateralUnder(pinnedIntelRoot(), objects)
 }
 
-func newTDXCollateral(objects []Object) (*TDXCollateral, error) { return NewTDXCollateral(objects) }
-
 func newTDXCollateralUnder(root *intelRoot, objects []Object) (*TDXCollateral, error) {
 	if len(objects) > maxIntelObjects {
 		return nil, fmt.Errorf("reading collateral of Intel: more than %d objects", maxIntelObjects)
