@@ -14,8 +14,8 @@ import (
 type development struct {
 	// SimulatedRoots is the file (PEM) with the roots of a simulated processor, under the product line Genoa.
 	SimulatedRoots string `yaml:"simulated_roots"`
-	// The root of a simulated Intel is to be named here. Without one no quote of a site with tee: simulated-tdx is accepted.
-
+	// SimulatedIntelRoot is the file (PEM) with the root of simulated trust domains. It takes the place of Intel's.
+	SimulatedIntelRoot string `yaml:"simulated_intel_root"`
 	// FlowLease shortens how long a killed daemon's work stays its own, for tests that kill it often.
 	FlowLease time.Duration `yaml:"flow_lease"`
 }
@@ -26,14 +26,23 @@ var tees = []string{"sev-snp", "tdx", "simulated", "simulated-tdx"}
 
 func (d development) roots() (*attest.Roots, error) {
 	roots := attest.AMDRoots()
-	if d.SimulatedRoots == "" {
+	if d.SimulatedRoots != "" {
+		bundle, err := os.ReadFile(d.SimulatedRoots)
+		if err != nil {
+			return nil, fmt.Errorf("reading simulated roots: %w", err)
+		}
+		if roots, err = roots.WithSimulated(attest.Genoa, bundle); err != nil {
+			return nil, err
+		}
+	}
+	if d.SimulatedIntelRoot == "" {
 		return roots, nil
 	}
-	bundle, err := os.ReadFile(d.SimulatedRoots)
+	root, err := os.ReadFile(d.SimulatedIntelRoot)
 	if err != nil {
-		return nil, fmt.Errorf("reading simulated roots: %w", err)
+		return nil, fmt.Errorf("reading the simulated root of Intel: %w", err)
 	}
-	return roots.WithSimulated(attest.Genoa, bundle)
+	return roots.WithSimulatedIntel(root)
 }
 
 const banner = `

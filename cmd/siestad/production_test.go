@@ -14,7 +14,7 @@ import (
 // TestProductionCannotSimulate builds the daemon as it is shipped and looks for the development build's field, words
 // and code. What is not in the binary cannot be configured.
 func TestProductionCannotSimulate(t *testing.T) {
-	traces := []string{"simulated_roots", "SimulatedRoots", "WithSimulated", "softpsp", "devfirmware", "cloudsim", "internal/lab/", "DEVELOPMENT BUILD"}
+	traces := []string{"simulated_roots", "simulated_intel_root", "SimulatedRoots", "SimulatedIntelRoot", "WithSimulated", "softpsp", "softtd", "devfirmware", "cloudsim", "internal/lab/", "DEVELOPMENT BUILD"}
 	production := build(t)
 	for _, trace := range traces {
 		if bytes.Contains(production, []byte(trace)) {
@@ -23,7 +23,7 @@ func TestProductionCannotSimulate(t *testing.T) {
 	}
 	// The same search finds what a development build must have, so that it cannot pass by looking for the wrong words.
 	development := build(t, "-tags", "devtee")
-	for _, trace := range []string{"simulated_roots", "WithSimulated", "DEVELOPMENT BUILD"} {
+	for _, trace := range []string{"simulated_roots", "simulated_intel_root", "WithSimulatedIntel", "DEVELOPMENT BUILD"} {
 		if !bytes.Contains(development, []byte(trace)) {
 			t.Errorf("the development binary lacks %q", trace)
 		}
