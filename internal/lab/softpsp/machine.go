@@ -3,14 +3,11 @@
 package softpsp
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha512"
 	"encoding/binary"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +16,7 @@ import (
 	"github.com/google/go-sev-guest/abi"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/lab/port"
 )
 
 // ErrEnded says that this launch is over: a guest that boots again is a new one.
@@ -140,58 +138,12 @@ func (p *PSP) Sign(r Report) ([]byte, error) {
 	return b, nil
 }
 
-// maxRequest bounds a line from the guest: a request has fewer than 160 bytes.
-const maxRequest = 4096
-
-type request struct {
-	ReportData string `json:"report_data"`
-}
-
-type answer struct {
-	Report []byte `json:"report,omitempty"`
-	Certs  []byte `json:"certs,omitempty"`
-	Error  string `json:"error,omitempty"`
-}
-
-// Serve answers the guest's requests, one JSON document a line, until the other
-// side closes. A request that cannot be met is answered with an error.
+// Serve answers the guest's requests until the other side closes.
 func (m *Machine) Serve(conn io.ReadWriter) error {
-	lines := bufio.NewScanner(conn)
-	lines.Buffer(make([]byte, 0, maxRequest), maxRequest)
-	for lines.Scan() {
-		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
-			continue
-		}
-		out, err := json.Marshal(m.answer(lines.Bytes()))
-		if err != nil {
-			return fmt.Errorf("answering report request: %w", err)
-		}
-		if _, err := conn.Write(append(out, '\n')); err != nil {
-			return fmt.Errorf("answering report request: %w", err)
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("reading report request: %w", err)
-	}
-	return nil
-}
-
-func (m *Machine) answer(line []byte) answer {
-	var req request
-	dec := json.NewDecoder(bytes.NewReader(line))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&req); err != nil {
-		return answer{Error: "the request is not a JSON document of the known form"}
-	}
-	data, err := hex.DecodeString(req.ReportData)
-	if err != nil || len(data) != 64 {
-		return answer{Error: "report_data is not 64 bytes in hex"}
-	}
-	report, err := m.Report([64]byte(data))
-	if err != nil {
-		return answer{Error: err.Error()}
-	}
-	return answer{Report: report, Certs: m.psp.Certificates()}
+	return port.Serve(conn, func(data [64]byte) (port.Answer, error) {
+		report, err := m.Report(data)
+		return port.Answer{Report: report, Certs: m.psp.Certificates()}, err
+	})
 }
 
 // Serve is Launch and Machine.Serve for a connection that lives as long as the

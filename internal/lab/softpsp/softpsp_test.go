@@ -16,6 +16,7 @@ import (
 
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/lab/devfirmware"
+	"github.com/eosc-siesta/siestad/internal/lab/port"
 )
 
 var at = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
@@ -243,7 +244,7 @@ func TestServe(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- p.Serve(host, func() ([48]byte, error) { return m, nil }) }()
 	lines := bufio.NewReader(guest)
-	ask := func(line string) (a answer) {
+	ask := func(line string) (a port.Answer) {
 		if _, err := io.WriteString(guest, line+"\n"); err != nil {
 			t.Fatal(err)
 		}
