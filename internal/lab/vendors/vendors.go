@@ -16,6 +16,7 @@ import (
 
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/lab/softpsp"
+	"github.com/eosc-siesta/siestad/internal/lab/softtd"
 )
 
 // Fault is a way to fail.
@@ -92,6 +93,30 @@ func (s *Service) PutChip(p *softpsp.PSP) {
 	base := "/vcek/v1/" + p.ProductLine() + "/"
 	s.Put(base+attest.ChipKey(short)+"?"+fmc+"blSPL="+two(tcb.Bootloader)+"&teeSPL="+two(tcb.TEE)+"&snpSPL="+two(tcb.SNP)+"&ucodeSPL="+two(tcb.Microcode), p.VCEK(), nil)
 	s.Put(base+"cert_chain", p.Roots(), nil)
+}
+
+// RootCRLPath is where PutPlatform serves the revocation list of the simulated root.
+const RootCRLPath = "/IntelSGXRootCA.der"
+
+// PutPlatform serves what Intel has of a machine's kind, in force from one instant to another.
+func (s *Service) PutPlatform(p *softtd.Platform, from, until time.Time) error {
+	objects, err := p.Collateral(from, until)
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		switch o.Kind {
+		case attest.KindTCBInfo:
+			s.Put("/tdx/certification/v4/tcb?fmspc="+softtd.FMSPC, o.Bytes, p.TCBChain())
+		case attest.KindQEIdentity:
+			s.Put("/tdx/certification/v4/qe/identity", o.Bytes, p.TCBChain())
+		case attest.KindPCKCRL:
+			s.Put("/sgx/certification/v4/pckcrl?ca=platform&encoding=der", o.Bytes, p.PCKCRLChain())
+		case attest.KindIntelRootCRL:
+			s.Put(RootCRLPath, o.Bytes, nil)
+		}
+	}
+	return nil
 }
 
 // PutCRL serves the revocation list of a line.
