@@ -276,6 +276,29 @@ func TestMessagesSurviveTheWire(t *testing.T) {
 	}
 }
 
+// The door takes the evidence of a trust domain whose firmware left the whole area of its log, beside the longest report
+// and the longest keys; and not a byte more of it.
+func TestLongestEvidence(t *testing.T) {
+	log, err := os.ReadFile("../attest/testdata/tdx/ccel-ovmf.bin")
+	if err != nil || len(log) != MaxEventLog {
+		t.Fatalf("%d bytes of a real log, %v", len(log), err)
+	}
+	k, _ := GenerateKey(KEMDefault)
+	r := GrantRequest{
+		Challenge: strings.Repeat("c", maxChallenge), Evidence: Evidence{TEE: "tdx", Report: make([]byte, maxReport), EventLog: log},
+		HPKE: k.Public(), SigningKey: guestKey.Public().(ed25519.PublicKey), HeaderHash: header,
+	}
+	body, _ := json.Marshal(r)
+	if got, err := DecodeGrantRequest(body); err != nil || cmp.Diff(r, got) != "" {
+		t.Errorf("%d bytes: %v", len(body), err)
+	}
+	r.Evidence.EventLog = append(log, 0xff)
+	body, _ = json.Marshal(r)
+	if _, err := DecodeGrantRequest(body); err == nil || !strings.Contains(err.Error(), "event_log") {
+		t.Errorf("a longer log: %v", err)
+	}
+}
+
 func TestSecretNeverPrints(t *testing.T) {
 	canary := "canary-canary-canary"
 	s := Sealed{Mode: Open, LUKSKey: Secret(canary), HeaderMACKey: Secret(canary)}

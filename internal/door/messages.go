@@ -39,11 +39,11 @@ const (
 	MaxChallenge         = 4 << 10
 	MaxGrantRequest      = 128 << 10
 	MaxGrant             = 64 << 10
+	MaxEventLog          = 64 << 10 // the whole area of OVMF
 	MaxEvent             = 4 << 10
 	MaxEventAnswer       = 1 << 10
 	maxReport            = 16 << 10
 	maxCertificates      = 32 << 10
-	maxEventLog          = 32 << 10
 	maxDetail            = 1 << 10
 	maxReceipt           = 32 << 10
 	maxCiphertext        = 4 << 10
@@ -190,7 +190,7 @@ func (r GrantRequest) check() error {
 		return errors.New("evidence.report is missing or too long")
 	case len(r.Evidence.Certificates) > maxCertificates:
 		return errors.New("evidence.certificates is too long")
-	case len(r.Evidence.EventLog) > maxEventLog:
+	case len(r.Evidence.EventLog) > MaxEventLog:
 		return errors.New("evidence.event_log is too long")
 	case len(r.HPKE.PublicKey) > maxHPKEKey || len(r.HPKE.PublicKey) != publicKeySize(r.HPKE.KEM):
 		return errors.New("hpke.kem is unknown or hpke.public_key has a wrong size")
