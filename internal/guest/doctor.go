@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -45,7 +46,10 @@ func Examine(t luks.Tools) []Finding {
 		"Boot with kernel_id, ramdisk_id and os_command_line set by siestad; a disk's own boot loader cannot bind a workspace")
 	reporter, err := FindReporter()
 	say(err == nil, fmt.Sprintf("attestation reports come from %v", reporter), fmt.Sprint("no attestation reports: ", err),
-		"Use a flavor with hw:mem_encryption_model=amd-sev-snp and read its extra specs back; the kernel needs TSM_REPORTS and SEV_GUEST or TDX_GUEST_DRIVER (6.7 or later), configfs loaded before tsm")
+		"Use a flavor with hw:mem_encryption_model=amd-sev-snp or intel-tdx and read its extra specs back; the kernel needs TSM_REPORTS and SEV_GUEST or TDX_GUEST_DRIVER (6.7 or later), configfs loaded before tsm")
+	if tsm, ok := reporter.(tsmReporter); ok && teeOf[tsm.provider] == "tdx" {
+		out = append(out, tsm.examineLog())
+	}
 	blocks, err := machine.Blocks("/sys")
 	var named []string
 	for _, b := range blocks {
@@ -70,4 +74,16 @@ func Examine(t luks.Tools) []Finding {
 	}
 	say(err == nil && up > 0, "a network card is up", "no network card is up", "The port needs DHCP on its subnet, and the kernel virtio_net")
 	return out
+}
+
+// examineLog says whether a trust domain has what binds it to its workspace: the log that shows its measured line.
+func (r tsmReporter) examineLog() Finding {
+	log, err := r.eventLog()
+	if err == nil && log == nil {
+		err = errors.New("there is no ACPI table CCEL")
+	}
+	if err != nil {
+		return Finding{Text: fmt.Sprint("no event log: ", err), Fix: "Boot with OVMF that measures for TDX; without its log the broker cannot see the line, and refuses"}
+	}
+	return Finding{OK: true, Text: fmt.Sprintf("the event log of firmware and kernel has %d bytes", len(log))}
 }

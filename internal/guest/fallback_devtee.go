@@ -53,6 +53,10 @@ func (r portReporter) Report(ctx context.Context, data [64]byte) (door.Evidence,
 		return door.Evidence{}, fmt.Errorf("asking the simulated processor: %w", err)
 	}
 	defer unix.Close(fd)
+	return ask(ctx, fd, data)
+}
+
+func ask(ctx context.Context, fd int, data [64]byte) (door.Evidence, error) {
 	question, err := json.Marshal(map[string]string{"report_data": hex.EncodeToString(data[:])})
 	if err != nil {
 		return door.Evidence{}, fmt.Errorf("asking the simulated processor: %w", err)
@@ -60,15 +64,18 @@ func (r portReporter) Report(ctx context.Context, data [64]byte) (door.Evidence,
 	if err := sendAll(ctx, fd, append(question, '\n')); err != nil {
 		return door.Evidence{}, fmt.Errorf("asking the simulated processor: %w", err)
 	}
+	lines := lineReader{fd: fd}
 	for {
-		line, err := readLine(ctx, fd)
+		line, err := lines.next(ctx)
 		if err != nil {
 			return door.Evidence{}, fmt.Errorf("hearing the simulated processor: %w", err)
 		}
 		var answer struct {
-			Report []byte `json:"report"`
-			Certs  []byte `json:"certs"`
-			Error  string `json:"error"`
+			TEE      string `json:"tee"`
+			Report   []byte `json:"report"`
+			Certs    []byte `json:"certs"`
+			EventLog []byte `json:"event_log"`
+			Error    string `json:"error"`
 		}
 		if err := json.Unmarshal(line, &answer); err != nil {
 			return door.Evidence{}, errors.New("hearing the simulated processor: not the JSON expected here")
@@ -77,11 +84,36 @@ func (r portReporter) Report(ctx context.Context, data [64]byte) (door.Evidence,
 			return door.Evidence{}, fmt.Errorf("the simulated processor refuses: %.200q", answer.Error)
 		}
 		// An answer to a question of an earlier boot may still be in the port.
-		const dataAt = 0x50
-		if len(answer.Report) == snpReportSize && bytes.Equal(answer.Report[dataAt:dataAt+64], data[:]) {
-			return door.Evidence{TEE: "sev-snp", Report: answer.Report, Certificates: answer.Certs}, nil
+		ev := door.Evidence{TEE: answer.TEE, Report: answer.Report, Certificates: answer.Certs, EventLog: answer.EventLog}
+		if ev.TEE == "" {
+			ev.TEE = "sev-snp"
+		}
+		if bytes.Equal(boundTo(ev), data[:]) {
+			return ev, nil
 		}
 	}
+}
+
+// boundTo is the report data of evidence; nil where its form is not known.
+func boundTo(ev door.Evidence) []byte {
+	const (
+		snpDataAt   = 0x50
+		quoteDataAt = 0x30 + 0x208 // behind the header and, in version 5, a descriptor of the body
+		descriptor  = 6
+	)
+	at := 0
+	switch {
+	case ev.TEE == "sev-snp" && len(ev.Report) == snpReportSize:
+		at = snpDataAt
+	case ev.TEE == "tdx" && bytes.HasPrefix(ev.Report, []byte{4, 0}):
+		at = quoteDataAt
+	case ev.TEE == "tdx" && bytes.HasPrefix(ev.Report, []byte{5, 0}):
+		at = quoteDataAt + descriptor
+	}
+	if at == 0 || len(ev.Report) < at+64 {
+		return nil
+	}
+	return ev.Report[at : at+64]
 }
 
 func sendAll(ctx context.Context, fd int, b []byte) error {
@@ -101,24 +133,30 @@ func sendAll(ctx context.Context, fd int, b []byte) error {
 	return nil
 }
 
-func readLine(ctx context.Context, fd int) ([]byte, error) {
-	var line []byte
+// lineReader keeps what one read brought behind a line: two answers may come at once.
+type lineReader struct {
+	fd   int
+	rest []byte
+}
+
+func (l *lineReader) next(ctx context.Context) ([]byte, error) {
 	buf := make([]byte, 4096)
 	for {
+		if line, behind, ok := bytes.Cut(l.rest, []byte{'\n'}); ok {
+			l.rest = behind
+			return line, nil
+		}
+		if len(l.rest) > maxPortLine {
+			return nil, errors.New("the answer is too long")
+		}
 		// Nothing on the other side reads as an end of file, and may change.
-		n, err := unix.Read(fd, buf)
+		n, err := unix.Read(l.fd, buf)
+		if n > 0 {
+			l.rest = append(l.rest, buf[:n]...)
+			continue
+		}
 		if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			return nil, err
-		}
-		if n > 0 {
-			line = append(line, buf[:n]...)
-			if i := bytes.IndexByte(line, '\n'); i >= 0 {
-				return line[:i], nil
-			}
-			if len(line) > maxPortLine {
-				return nil, errors.New("the answer is too long")
-			}
-			continue
 		}
 		if err := pause(ctx); err != nil {
 			return nil, err

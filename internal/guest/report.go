@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,8 +27,9 @@ var ErrNoReporter = errors.New("this machine has no provider of attestation repo
 // FindReporter prefers configfs-tsm, then /dev/sev-guest. Development builds may look further,
 // and only when both are absent.
 func FindReporter() (Reporter, error) {
-	tsm := tsmReporter{dir: "/sys/kernel/config/tsm/report"}
-	if err := tsm.probe(); err == nil {
+	tsm := tsmReporter{dir: "/sys/kernel/config/tsm/report", tables: "/sys/firmware/acpi/tables/data"}
+	if provider, err := tsm.probe(); err == nil {
+		tsm.provider = provider
 		return tsm, nil
 	}
 	if sev := (sevReporter{path: "/dev/sev-guest"}); sev.probe() == nil {
@@ -35,23 +38,33 @@ func FindReporter() (Reporter, error) {
 	return fallbackReporter()
 }
 
-// tsmReporter uses the kernel's common interface, Documentation/ABI/testing/configfs-tsm.
-type tsmReporter struct{ dir string }
+// tsmReporter uses the kernel's common interface, Documentation/ABI/testing/configfs-tsm. Beside a quote of TDX goes the
+// event log, which the kernel shows as the data of the ACPI table CCEL.
+type tsmReporter struct{ dir, tables, provider string }
 
 // teeOf maps a provider's name to the name of the evidence.
 var teeOf = map[string]string{"sev_guest": "sev-snp", "tdx_guest": "tdx"}
 
 const maxBlob = 32 << 10
 
-func (r tsmReporter) String() string { return "configfs-tsm" }
+func (r tsmReporter) String() string { return "configfs-tsm (" + r.provider + ")" }
 
 // probe makes an entry, which works only when a provider is registered.
-func (r tsmReporter) probe() error {
+func (r tsmReporter) probe() (provider string, err error) {
 	entry, err := os.MkdirTemp(r.dir, "probe")
 	if err != nil {
-		return err
+		return "", err
 	}
-	return os.Remove(entry)
+	defer func() { err = errors.Join(err, os.Remove(entry)) }()
+	return providerOf(entry)
+}
+
+func providerOf(entry string) (string, error) {
+	name, err := os.ReadFile(filepath.Join(entry, "provider"))
+	if err != nil {
+		return "", fmt.Errorf("asking configfs-tsm for its provider: %w", err)
+	}
+	return strings.TrimSpace(string(name)), nil
 }
 
 func (r tsmReporter) Report(_ context.Context, data [64]byte) (ev door.Evidence, err error) {
@@ -61,14 +74,18 @@ func (r tsmReporter) Report(_ context.Context, data [64]byte) (ev door.Evidence,
 	}
 	// configfs removes a directory's attributes with it.
 	defer func() { err = errors.Join(err, os.Remove(entry)) }()
+	return r.ask(entry, data)
+}
+
+func (r tsmReporter) ask(entry string, data [64]byte) (ev door.Evidence, err error) {
 	if err := os.WriteFile(filepath.Join(entry, "inblob"), data[:], 0o600); err != nil {
 		return ev, fmt.Errorf("asking configfs-tsm for a report: %w", err)
 	}
-	provider, err := os.ReadFile(filepath.Join(entry, "provider"))
+	provider, err := providerOf(entry)
 	if err != nil {
-		return ev, fmt.Errorf("asking configfs-tsm for its provider: %w", err)
+		return ev, err
 	}
-	tee, ok := teeOf[strings.TrimSpace(string(provider))]
+	tee, ok := teeOf[provider]
 	if !ok {
 		return ev, fmt.Errorf("asking configfs-tsm for a report: unknown provider %.32q", provider)
 	}
@@ -90,5 +107,54 @@ func (r tsmReporter) Report(_ context.Context, data [64]byte) (ev door.Evidence,
 	if len(report) == 0 || len(report) > maxBlob {
 		return ev, fmt.Errorf("reading the report: %d bytes", len(report))
 	}
-	return door.Evidence{TEE: tee, Report: report, Certificates: certificates}, nil
+	ev = door.Evidence{TEE: tee, Report: report, Certificates: certificates}
+	if tee == "tdx" {
+		ev.EventLog, err = r.eventLog()
+	}
+	return ev, err
+}
+
+const (
+	// maxLogArea bounds the area in which firmware keeps the log; those that were seen have 64 and 256 KiB.
+	maxLogArea = 1 << 20
+	// logSlack is how much of the padding is left: the last event may itself end in bytes that look like padding.
+	logSlack = 1 << 10
+)
+
+// eventLog is what firmware and kernel say that they measured; nil if the machine has no log, which is for the broker to
+// judge: it refuses where its policy needs one.
+func (r tsmReporter) eventLog() ([]byte, error) {
+	f, err := os.Open(filepath.Join(r.tables, "CCEL"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the event log: %w", err)
+	}
+	defer f.Close()
+	area, err := io.ReadAll(io.LimitReader(f, maxLogArea))
+	if err != nil {
+		return nil, fmt.Errorf("reading the event log: %w", err)
+	}
+	log := unpadded(area)
+	if len(log) > door.MaxEventLog {
+		return nil, fmt.Errorf("reading the event log: it has more than the %d bytes that the broker reads; boot the kernel directly, without a boot loader that measures", door.MaxEventLog)
+	}
+	return log, nil
+}
+
+// unpadded cuts off what firmware fills the area with behind the log: ones, or zeros. A reader of the log passes over what
+// is left of it.
+func unpadded(area []byte) []byte {
+	if len(area) == 0 {
+		return nil
+	}
+	fill, used := area[len(area)-1], len(area)
+	if fill != 0 && fill != 0xff {
+		return area
+	}
+	for used > 0 && area[used-1] == fill {
+		used--
+	}
+	return area[:min(len(area), used+logSlack)]
 }
