@@ -18,13 +18,13 @@ const (
 	imageSectionBytes = 40
 )
 
-// imageDigest is the digest with which UEFI firmware measures an EFI application
+// ImageDigest is the digest with which UEFI firmware measures an EFI application
 // before it runs it: PE/COFF Authenticode over SHA-384, without the checksum, the
 // entry for the signature and the signature (Microsoft, "Windows Authenticode
 // Portable Executable Signature Format", calculating the PE image hash; edk2,
 // OvmfPkg/Tcg/TdTcg2Dxe/MeasureBootPeCoff.c). Images whose parts overlap are
 // refused, though firmware would measure them: no kernel is built so.
-func imageDigest(image []byte) ([48]byte, error) {
+func ImageDigest(image []byte) ([48]byte, error) {
 	fail := func(what string) ([48]byte, error) {
 		return [48]byte{}, fmt.Errorf("reading kernel: %s", what)
 	}

@@ -26,7 +26,7 @@ func TestImageDigest(t *testing.T) {
 	good := file(t, "digest/td-kernel.bin")
 	// By LIEF 1.0.0 (PE.Binary.authentihash).
 	const want = "096260b635161e64603d95355f7fc0e68ef2c4f4f1f6dd96da7229fd1bbe993a314a9688923794f3bda0131c9c97ab92"
-	d, err := imageDigest(good)
+	d, err := ImageDigest(good)
 	if got := hex.EncodeToString(d[:]); err != nil || got != want {
 		t.Fatalf("%s, %v", got, err)
 	}
@@ -37,7 +37,7 @@ func TestImageDigest(t *testing.T) {
 	for i := range good {
 		changed := slices.Clone(good)
 		changed[i] ^= 0x10
-		if got, err := imageDigest(changed); err == nil && (got == d) != free(i) {
+		if got, err := ImageDigest(changed); err == nil && (got == d) != free(i) {
 			t.Errorf("byte %#x changed: the digest is the same: %t", i, got == d)
 		}
 	}
@@ -77,7 +77,7 @@ func TestImageDigest(t *testing.T) {
 		{"a signature of all that follows", change(func(b []byte) { put32(b, kernelDirectory+4*8+4, 0x140) }), ""},
 		{"a signature of more", change(func(b []byte) { put32(b, kernelDirectory+4*8+4, 0x141) }), "signature is larger"},
 	} {
-		if _, err := imageDigest(c.data); (err == nil) != (c.word == "") || err != nil && !strings.Contains(err.Error(), c.word) {
+		if _, err := ImageDigest(c.data); (err == nil) != (c.word == "") || err != nil && !strings.Contains(err.Error(), c.word) {
 			t.Errorf("%s: %v, want a word about %q", c.name, err, c.word)
 		}
 	}
@@ -87,12 +87,12 @@ func TestImageDigest(t *testing.T) {
 		copy(b[kernelTable:], b[kernelTable+40:kernelTable+80])
 		copy(b[kernelTable+40:], first)
 	})
-	ordered, err := imageDigest(swapped)
+	ordered, err := ImageDigest(swapped)
 	if err != nil {
 		t.Fatal(err)
 	}
 	copy(swapped[kernelTable:], good[kernelTable:kernelTable+80])
-	if got, err := imageDigest(swapped); err != nil || got != d || got == ordered {
+	if got, err := ImageDigest(swapped); err != nil || got != d || got == ordered {
 		t.Errorf("%x, %v", got, err)
 	}
 }

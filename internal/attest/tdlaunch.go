@@ -103,7 +103,7 @@ func (l TDLaunch) rtmr1() ([][]byte, error) {
 	}
 	var out [][]byte
 	for _, image := range [][]byte{l.Kernel, loaded} {
-		kernel, err := imageDigest(image)
+		kernel, err := ImageDigest(image)
 		if err != nil {
 			return nil, err
 		}

@@ -147,7 +147,7 @@ func FuzzTDLaunch(f *testing.F) {
 	f.Fuzz(func(t *testing.T, firmware, kernel []byte, initrd int64, memory int) {
 		// Each reader by itself: the reference needs all three to agree.
 		_, _ = mrtd(firmware)
-		_, _ = imageDigest(kernel)
+		_, _ = ImageDigest(kernel)
 		if out, err := loadedByQEMU(kernel, max(1, min(memory, maxMemoryMiB)), max(1, initrd)); err == nil && len(out) != len(kernel) {
 			t.Error("QEMU's kernel has another length")
 		}
