@@ -4,6 +4,7 @@ package devfirmware
 
 import (
 	"bytes"
+	"os"
 	"testing"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
@@ -39,5 +40,31 @@ func TestGenerate(t *testing.T) {
 			t.Errorf("%s and %s give one digest", name, was)
 		}
 		seen[d] = name
+	}
+}
+
+// TestTrustDomain shows the same of a trust domain's values, and that the firmware
+// alone decides the measurement of its launch.
+func TestTrustDomain(t *testing.T) {
+	kernel, err := os.ReadFile("../../attest/testdata/digest/td-kernel.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reference := func(firmware []byte, line string) attest.TDReference {
+		t.Helper()
+		ref, err := attest.TDLaunch{Firmware: firmware, Kernel: kernel, InitrdSHA384: [48]byte{1}, InitrdSize: 100, CommandLine: line, MemoryMiB: 384}.Reference()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ref
+	}
+	changed := Generate()
+	changed[0]++
+	one, line, firmware := reference(Generate(), "siesta.gen=1"), reference(Generate(), "siesta.gen=2"), reference(changed, "siesta.gen=1")
+	if line.MRTD != one.MRTD || bytes.Equal(line.RTMR2[0], one.RTMR2[0]) {
+		t.Error("the line is not in RTMR2 alone")
+	}
+	if firmware.MRTD == one.MRTD {
+		t.Error("a byte of the firmware is not in MRTD")
 	}
 }
