@@ -60,6 +60,7 @@ type VolumeType struct {
 type BootSpec struct {
 	Server            string // id
 	Name              string
+	Flavor            string // its name
 	Kernel, Initrd    string // paths
 	Append            string
 	VCPUs, MemMiB     int

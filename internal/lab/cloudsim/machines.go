@@ -62,7 +62,7 @@ func (c *Cloud) boot(s *server) {
 		return
 	}
 	spec := BootSpec{
-		Server: s.ID, Name: s.Name, Append: s.properties["os_command_line"], VCPUs: s.Flavor.VCPUs, MemMiB: s.Flavor.RAMMiB,
+		Server: s.ID, Name: s.Name, Flavor: s.Flavor.Name, Append: s.properties["os_command_line"], VCPUs: s.Flavor.VCPUs, MemMiB: s.Flavor.RAMMiB,
 		MAC: c.macOf(s), Kernel: s.kernel, Initrd: s.ramdisk, GuestAgentChannel: s.properties["hw_qemu_guest_agent"] == "yes", Console: c.console(s),
 	}
 	for _, id := range s.Volumes {
