@@ -5,8 +5,10 @@ package stack
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/sha512"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"net"
 	"os"
@@ -20,6 +22,7 @@ import (
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/lab/qemu"
 	"github.com/eosc-siesta/siestad/internal/lab/softpsp"
+	"github.com/eosc-siesta/siestad/internal/lab/softtd"
 )
 
 // What the simulated host gives every guest; the site's configuration says the same.
@@ -28,20 +31,27 @@ const (
 	vcpuType      = "EPYC-Milan"
 )
 
-// host is the hypervisor: it starts guests and gives each the simulated processor's ear.
+// host is the hypervisor of both sites: it starts guests and gives each the ear of its kind of simulated processor.
 type host struct {
 	dir      string
 	psp      *softpsp.PSP
+	platform *softtd.Platform
 	firmware []byte
 	logger   *zap.Logger
 
 	mu       sync.Mutex
 	count    int
-	launched map[string]qemu.Spec // by workspace, as its command line names it
+	launched map[string]launch // by workspace, as its command line names it
+}
+
+// launch is what a guest is started from.
+type launch struct {
+	qemu.Spec
+	domain bool // as a trust domain
 }
 
 // boot starts a guest and serves its reports, measured over spec, for as long as it runs.
-func (h *host) boot(ctx context.Context, spec qemu.Spec) (*qemu.Machine, error) {
+func (h *host) boot(ctx context.Context, spec launch) (*qemu.Machine, error) {
 	h.mu.Lock()
 	h.count++
 	number := strconv.Itoa(h.count)
@@ -51,7 +61,7 @@ func (h *host) boot(ctx context.Context, spec qemu.Spec) (*qemu.Machine, error) 
 	}
 	h.mu.Unlock()
 
-	machine, err := qemu.Start(ctx, spec)
+	machine, err := qemu.Start(ctx, spec.Spec)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +77,13 @@ func (h *host) boot(ctx context.Context, spec qemu.Spec) (*qemu.Machine, error) 
 	go func() {
 		defer os.Remove(spec.PSPSocket)
 		defer conn.Close()
-		if err := h.psp.Serve(conn, func() ([48]byte, error) { return h.measure(spec) }); err != nil && !errors.Is(err, net.ErrClosed) {
+		serve := func() error { return h.psp.Serve(conn, func() ([48]byte, error) { return h.measure(spec.Spec) }) }
+		if spec.domain {
+			serve = func() error {
+				return h.platform.Serve(conn, func() (softtd.Boot, error) { return h.measureDomain(spec.Spec) })
+			}
+		}
+		if err := serve(); err != nil && !errors.Is(err, net.ErrClosed) {
 			h.logger.Warn("serving a guest's reports ended", zap.Error(err))
 		}
 	}()
@@ -76,35 +92,55 @@ func (h *host) boot(ctx context.Context, spec qemu.Spec) (*qemu.Machine, error) 
 
 // measure computes the launch digest of the very files and words that QEMU was started with.
 func (h *host) measure(spec qemu.Spec) ([48]byte, error) {
-	kernel, err := hashFile(spec.Kernel)
-	if err != nil {
-		return [48]byte{}, err
-	}
-	initrd, err := hashFile(spec.Initrd)
-	if err != nil {
-		return [48]byte{}, err
+	kernel, initrd := sha256.New(), sha256.New()
+	for path, h := range map[string]hash.Hash{spec.Kernel: kernel, spec.Initrd: initrd} {
+		if _, err := hashFile(h, path); err != nil {
+			return [48]byte{}, err
+		}
 	}
 	sig, ok := attest.VCPUSig(vcpuType)
 	if !ok {
 		return [48]byte{}, fmt.Errorf("no such processor model: %s", vcpuType)
 	}
 	return attest.LaunchDigest(attest.DigestInput{
-		Firmware: h.firmware, KernelSHA256: &kernel, InitrdSHA256: &initrd,
+		Firmware: h.firmware, KernelSHA256: (*[32]byte)(kernel.Sum(nil)), InitrdSHA256: (*[32]byte)(initrd.Sum(nil)),
 		Append: spec.Append, VCPUs: spec.VCPUs, VCPUSig: sig, GuestFeatures: guestFeatures,
 	})
 }
 
-func hashFile(path string) ([32]byte, error) {
+// measureDomain says what a trust domain was launched from: the very files and words that QEMU was started with.
+func (h *host) measureDomain(spec qemu.Spec) (softtd.Boot, error) {
+	kernel, err := os.ReadFile(spec.Kernel)
+	if err != nil {
+		return softtd.Boot{}, fmt.Errorf("measuring: %w", err)
+	}
+	initrd := sha512.New384()
+	size, err := hashFile(initrd, spec.Initrd)
+	if err != nil {
+		return softtd.Boot{}, err
+	}
+	boot := softtd.Boot{Line: spec.Append, Initrd: [48]byte(initrd.Sum(nil))}
+	if boot.Kernel, err = attest.ImageDigest(kernel); err != nil {
+		return softtd.Boot{}, err
+	}
+	ref, err := attest.TDLaunch{
+		Firmware: h.firmware, Kernel: kernel, InitrdSHA384: boot.Initrd, InitrdSize: size, CommandLine: spec.Append, MemoryMiB: spec.MemMiB,
+	}.Reference()
+	boot.MRTD = ref.MRTD
+	return boot, err
+}
+
+func hashFile(h hash.Hash, path string) (int64, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return [32]byte{}, fmt.Errorf("measuring: %w", err)
+		return 0, fmt.Errorf("measuring: %w", err)
 	}
 	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return [32]byte{}, fmt.Errorf("measuring %s: %w", path, err)
+	n, err := io.Copy(h, f)
+	if err != nil {
+		return 0, fmt.Errorf("measuring %s: %w", path, err)
 	}
-	return [32]byte(h.Sum(nil)), nil
+	return n, nil
 }
 
 // workspaceOf reads the workspace from a measured command line; empty if it names none.

@@ -23,14 +23,18 @@ import (
 	"github.com/eosc-siesta/siestad/internal/lab/issuer"
 	"github.com/eosc-siesta/siestad/internal/lab/qemu"
 	"github.com/eosc-siesta/siestad/internal/lab/softpsp"
+	"github.com/eosc-siesta/siestad/internal/lab/softtd"
+	"github.com/eosc-siesta/siestad/internal/lab/vendors"
 )
 
-// Names that the demo uses throughout.
+// Names that the demo uses throughout. One cloud plays two sites; the flavor decides as what its guests are launched.
 const (
 	Installation = "demo0001"
 	Origin       = "siesta.demo/log"
 	Site         = "demo"
 	Flavor       = "small"
+	DomainSite   = "demo-tdx"
+	DomainFlavor = "trust-domain"
 )
 
 // People of the demo, each with one role.
@@ -61,6 +65,7 @@ type Stack struct {
 	host   *host
 	State  State
 	daemon *exec.Cmd
+	vendor string        // address of what plays Intel's provisioning certification service
 	ended  chan struct{} // closed when the daemon has been reaped
 	closes []func()
 }
@@ -91,8 +96,12 @@ func Start(ctx context.Context, cfg Config) (_ *Stack, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.host = &host{dir: cfg.Dir, psp: psp, firmware: devfirmware.Generate(), logger: cfg.Logger, launched: map[string]qemu.Spec{}}
-	for name, content := range map[string][]byte{"firmware.fd": s.host.firmware, "roots.pem": psp.Roots()} {
+	platform, err := softtd.New(softtd.Config{Now: time.Now()})
+	if err != nil {
+		return nil, err
+	}
+	s.host = &host{dir: cfg.Dir, psp: psp, platform: platform, firmware: devfirmware.Generate(), logger: cfg.Logger, launched: map[string]launch{}}
+	for name, content := range map[string][]byte{"firmware.fd": s.host.firmware, "roots.pem": psp.Roots(), "intel-root.pem": platform.Root()} {
 		if err := os.WriteFile(s.path(name), content, 0o600); err != nil {
 			return nil, fmt.Errorf("starting the demo: %w", err)
 		}
@@ -101,6 +110,9 @@ func Start(ctx context.Context, cfg Config) (_ *Stack, err error) {
 		return nil, err
 	}
 	if err := s.startIssuer(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.startVendor(ctx); err != nil {
 		return nil, err
 	}
 	if s.State.Control, err = s.serve(ctx, s.control()); err != nil {
@@ -136,7 +148,7 @@ func (s *Stack) serve(ctx context.Context, h http.Handler) (string, error) {
 func (s *Stack) startCloud(ctx context.Context) error {
 	cfg := s.cfg.Cloud
 	cfg.Dir = s.path("cloud")
-	cfg.Flavors = []cloudsim.Flavor{{ID: "1", Name: Flavor, VCPUs: 1, RAMMiB: 384}, {ID: "2", Name: "medium", VCPUs: 2, RAMMiB: 768}}
+	cfg.Flavors = []cloudsim.Flavor{{ID: "1", Name: Flavor, VCPUs: 1, RAMMiB: 384}, {ID: "2", Name: "medium", VCPUs: 2, RAMMiB: 768}, {ID: "3", Name: DomainFlavor, VCPUs: 1, RAMMiB: 384}}
 	cfg.VolumeTypes = []cloudsim.VolumeType{{Name: "sparse"}}
 	cfg.BarbicanNewDefaults = true
 	cfg.Boot = func(b cloudsim.BootSpec) (cloudsim.Machine, error) {
@@ -149,7 +161,7 @@ func (s *Stack) startCloud(ctx context.Context) error {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		return s.host.boot(ctx, spec)
+		return s.host.boot(ctx, launch{spec, b.Flavor == DomainFlavor})
 	}
 	var err error
 	if s.Cloud, err = cloudsim.New(cfg); err != nil {
@@ -186,6 +198,16 @@ func (s *Stack) startIssuer(ctx context.Context) error {
 	return err
 }
 
+// startVendor serves what Intel would publish of the simulated host, for a month.
+func (s *Stack) startVendor(ctx context.Context) (err error) {
+	var intel vendors.Service
+	if err := intel.PutPlatform(s.host.platform, time.Now().Add(-time.Hour), time.Now().AddDate(0, 1, 0)); err != nil {
+		return err
+	}
+	s.vendor, err = s.serve(ctx, &intel)
+	return err
+}
+
 // configure makes keys and the daemon's real configuration file, and migrates the database.
 func (s *Stack) configure(ctx context.Context) error {
 	ports, err := freePorts(ctx, 3)
@@ -212,6 +234,8 @@ func (s *Stack) configure(ctx context.Context) error {
 		s.State.Issuer, s.path("keys/keyring"), Origin, s.path("keys/log.pem"), s.path("last-seen"), s.path("keys/broker.pem"), s.cfg.Lease,
 		s.path("roots.pem"), s.cfg.FlowLease, Site, hostOf(string(compute)), s.path("compute.yaml"), s.path("keys.yaml"), Flavor, vcpuType, guestFeatures,
 		hex.EncodeToString(chip[:]), guestsPort)
+	config += fmt.Sprintf(domainTemplate, DomainSite, hostOf(string(compute)), s.path("compute.yaml"), s.path("keys.yaml"), DomainFlavor, s.host.platform.PPID(), softtd.FMSPC,
+		softtd.XFAM, guestsPort, s.path("intel-root.pem"), s.vendor, s.vendor+vendors.RootCRLPath)
 	if err := os.WriteFile(s.path("siestad.yaml"), []byte(config), 0o600); err != nil {
 		return fmt.Errorf("writing the configuration: %w", err)
 	}
@@ -265,6 +289,25 @@ sites:
       - id: %s
     # The host, as QEMU's user network shows it to guests.
     broker_url: http://10.0.2.2:%s
+`
+
+// domainTemplate continues configTemplate with the second site.
+const domainTemplate = `  - name: %s
+    tee: simulated-tdx
+    allowed_hosts: [%s]
+    compute: {file: %s}
+    keys: {file: %s}
+    network: siesta
+    flavors: [%s]
+    volume_type: sparse
+    platforms:
+      - {ppid: %x, fmspc: %s}
+    xfam: %#x
+    broker_url: http://10.0.2.2:%s
+simulated_intel_root: %s
+collateral:
+  pcs_url: %s
+  root_crl_url: %s
 `
 
 // run runs one of the programs to its end.

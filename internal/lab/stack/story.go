@@ -30,9 +30,15 @@ type Teller struct {
 	Workspace string // known after Create
 }
 
+// Where a workspace of the story may be.
+var (
+	onSNP = []string{"--site", Site, "--flavor", Flavor}
+	onTDX = []string{"--site", DomainSite, "--flavor", DomainFlavor}
+)
+
 // Tell runs the whole story.
 func (t *Teller) Tell(ctx context.Context) error {
-	for _, chapter := range []func(context.Context) error{t.Prepare, t.Create, t.Reboot, t.Attacks, t.Delete, t.Verify} {
+	for _, chapter := range []func(context.Context) error{t.Prepare, t.Create, t.Reboot, t.Attacks, t.Delete, t.TrustDomain, t.Verify} {
 		if err := chapter(ctx); err != nil {
 			return err
 		}
@@ -78,13 +84,21 @@ func (t *Teller) Prepare(ctx context.Context) error {
 
 // CreateArgs is the command that asks for the workspace of the story.
 func (t *Teller) CreateArgs(name string) []string {
-	return []string{"workspace", "create", name, "--project", "flu", "--dataset", "cohort-1", "--image", t.Image, "--site", Site, "--flavor", Flavor}
+	return t.createArgs(name, onSNP)
+}
+
+func (t *Teller) createArgs(name string, place []string) []string {
+	return append([]string{"workspace", "create", name, "--project", "flu", "--dataset", "cohort-1", "--image", t.Image}, place...)
 }
 
 // Create: a researcher asks for a workspace and watches its steps.
 func (t *Teller) Create(ctx context.Context) error {
 	t.say("A researcher creates a workspace: a real guest boots, proves what it is, formats its disk with a key released to it alone.")
-	out, err := t.CLI(ctx, "rita", append(t.CreateArgs("my-analysis"), "--wait")...)
+	return t.create(ctx, "my-analysis", onSNP)
+}
+
+func (t *Teller) create(ctx context.Context, name string, place []string) error {
+	out, err := t.CLI(ctx, "rita", append(t.createArgs(name, place), "--wait")...)
 	if err != nil {
 		return err
 	}
@@ -147,6 +161,20 @@ func (t *Teller) Delete(ctx context.Context) error {
 	t.say("Deletion shreds the key first, then removes server, volumes, port and secret.")
 	_, err := t.CLI(ctx, "rita", "workspace", "delete", t.Workspace, "--wait")
 	return err
+}
+
+// TrustDomain: the same at a site whose processors are Intel's.
+func (t *Teller) TrustDomain(ctx context.Context) error {
+	t.say("The same on Intel TDX: firmware and kernel, line and initrd are in registers of a quote, and an event log says how they came there.")
+	if err := t.create(ctx, "my-trust-domain", onTDX); err != nil {
+		return err
+	}
+	for _, chapter := range []func(context.Context) error{t.Reboot, t.Attacks, t.Delete} {
+		if err := chapter(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Verify: an auditor takes the log home and checks it without trusting anyone.
