@@ -3,8 +3,8 @@
 // Command conformance writes the conformance set: cases for any verifier of
 // SEV-SNP reports and TDX quotes, each with its inputs by path and SHA-256, the
 // time, the policy and the expected verdict. Real inputs are the committed
-// evidence; the others are signed here, by a simulated secure processor with roots
-// of its own, and so differ from run to run. It writes what the verifier says now:
+// evidence; the others are signed here, by simulated processors with roots of their
+// own, and so differ from run to run. Named sets alone are written anew. It writes what the verifier says now:
 // whoever runs it reads the difference before committing it.
 package main
 
@@ -12,9 +12,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
@@ -52,25 +54,31 @@ type testCase struct {
 }
 
 func main() {
-	if err := run("conformance"); err != nil {
+	if err := run("conformance", os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "conformance:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir string) error {
-	made := filepath.Join(dir, "inputs")
-	if err := os.RemoveAll(made); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(made, 0o755); err != nil {
-		return err
-	}
-	w := &writer{dir: dir}
-	for name, cases := range map[string]func(*writer) ([]testCase, error){
-		"snp-real": snpReal, "snp-made": snpMade, "tdx-real": tdxReal,
+func run(dir string, only []string) error {
+	for name, set := range map[string]struct {
+		cases  func(*writer) ([]testCase, error)
+		made   string // the folder of its inputs
+		origin string
+	}{
+		"snp-real": {cases: snpReal}, "tdx-real": {cases: tdxReal},
+		"snp-made": {snpMade, "inputs", "made by internal/lab/softpsp"},
+		"tdx-made": {tdxMade, "inputs-tdx", "made by internal/lab/softtd"},
 	} {
-		list, err := cases(w)
+		if len(only) > 0 && !slices.Contains(only, name) {
+			continue
+		}
+		if set.made != "" {
+			if err := errors.Join(os.RemoveAll(filepath.Join(dir, set.made)), os.MkdirAll(filepath.Join(dir, set.made), 0o755)); err != nil {
+				return err
+			}
+		}
+		list, err := set.cases(&writer{dir, set.made, set.origin})
 		if err != nil {
 			return fmt.Errorf("making %s: %w", name, err)
 		}
@@ -85,8 +93,8 @@ func run(dir string) error {
 	return nil
 }
 
-// writer knows where inputs lie.
-type writer struct{ dir string }
+// writer knows where inputs lie, and where those that are made here come from.
+type writer struct{ dir, made, origin string }
 
 const evidence = "../internal/attest/testdata/"
 
@@ -98,7 +106,7 @@ func (w *writer) real(kind, name string) (input, []byte, error) {
 
 // keep writes an input that was made here.
 func (w *writer) keep(kind, name string, data []byte) (input, error) {
-	in := input{kind, "inputs/" + name, sum(data), "made by internal/lab/softpsp"}
+	in := input{kind, w.made + "/" + name, sum(data), w.origin}
 	return in, os.WriteFile(filepath.Join(w.dir, in.File), data, 0o644)
 }
 
