@@ -23,7 +23,8 @@ import (
 )
 
 // domainPlatform makes quotes (format 4) that are unsigned, and judges RTMR2 and report data alone. It stands for the verifier
-// of quotes in what matters here: a trust domain's REPORT_ID is another with each challenge.
+// of quotes in what matters here: a trust domain's REPORT_ID is another with each challenge. With tag devtee the soft TD makes
+// real quotes, and the real verifier judges them.
 type domainPlatform struct{ plainPlatform }
 
 const (
@@ -65,7 +66,7 @@ func (domainPlatform) Verify(ev attest.Evidence, _ attest.Collateral, pol attest
 
 func newDomainRig(t *testing.T) *rig {
 	t.Helper()
-	r := newRigOn(t, domainPlatform{})
+	r := newRigOn(t, newDomains(t))
 	key, err := ear.NewKey()
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +113,8 @@ func TestDomainRenewsWithItsKey(t *testing.T) {
 	if _, _, err := g.grant(door.Renew); err != nil {
 		t.Errorf("the guest itself: %v", err)
 	}
-	if n := r.count(`SELECT count(*) FROM broker_lease WHERE chip = $1 AND product = 'a0b1c2d3e4f5'`, strings.Repeat("50", 16)+strings.Repeat("0", 96)); n != 1 {
+	chip := hexOf(r.platform.policy().TDX.Platforms[0]) + strings.Repeat("0", 96)
+	if n := r.count(`SELECT count(*) FROM broker_lease WHERE chip = $1 AND length(product) = 12`, chip); n != 1 {
 		t.Error("the lease does not name the platform as freezes do")
 	}
 }
@@ -243,7 +245,7 @@ func (s *stock) attestDomain() (string, error) {
 	quote, _ := s.machine.report(data)
 	body, err := json.Marshal(map[string]any{
 		"init-data": nil, "runtime-data": map[string]any{"nonce": s.session.Challenge.Nonce, "tee-pubkey": json.RawMessage(jwk)},
-		"tee-evidence": map[string]any{"primary_evidence": map[string]any{"quote": quote}, "additional_evidence": ""},
+		"tee-evidence": map[string]any{"primary_evidence": map[string]any{"quote": quote, "cc_eventlog": eventLog(s.machine)}, "additional_evidence": ""},
 	})
 	if err != nil {
 		s.r.t.Fatal(err)

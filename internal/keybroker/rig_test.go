@@ -218,9 +218,17 @@ func (g *guest) request(c door.Challenge, req door.ChallengeRequest, header stri
 		Purpose: req.Purpose, KEM: pub.KEM, HPKEKey: pub.PublicKey, SigningKey: s, HeaderHash: header,
 	}))
 	return door.GrantRequest{
-		Challenge: c.Challenge, Evidence: door.Evidence{TEE: string(g.r.tee()), Report: report, Certificates: certificates},
+		Challenge: c.Challenge, Evidence: door.Evidence{TEE: string(g.r.tee()), Report: report, Certificates: certificates, EventLog: eventLog(g.machine)},
 		HPKE: pub, SigningKey: s, HeaderHash: header,
 	}
+}
+
+// eventLog is that of a machine which has one; it belongs to the machine's last report.
+func eventLog(m machine) []byte {
+	if m, ok := m.(interface{ eventLog() []byte }); ok {
+		return m.eventLog()
+	}
+	return nil
 }
 
 // tee is the kind of hardware that the platform stands for.

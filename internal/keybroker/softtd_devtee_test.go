@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/door"
 	"github.com/eosc-siesta/siestad/internal/lab/softtd"
@@ -27,7 +25,9 @@ type tdMachine struct {
 	log []byte
 }
 
-func newTDRig(t testing.TB) (*rig, *tdPlatform) {
+func newDomains(t testing.TB) platform { return newTDPlatform(t) }
+
+func newTDPlatform(t testing.TB) *tdPlatform {
 	t.Helper()
 	now := time.Now()
 	td, err := softtd.New(softtd.Config{Now: now})
@@ -46,7 +46,7 @@ func newTDRig(t testing.TB) (*rig, *tdPlatform) {
 	if p.known, err = attest.NewCollateral(roots, objects); err != nil {
 		t.Fatal(err)
 	}
-	return newRigOn(t, p), p
+	return p
 }
 
 func (p *tdPlatform) boot(t testing.TB) machine {
@@ -61,11 +61,13 @@ func (m *tdMachine) report(data [64]byte) (quote, certificates []byte) {
 	return quote, nil
 }
 
+func (m *tdMachine) eventLog() []byte { return m.log }
+
 func (p *tdPlatform) policy() attest.Policy {
 	td, ppid := attest.NovaTDXPolicy(), p.td.PPID()
 	_, rtmrs := p.boots.EventLog()
 	td.Platforms, td.MRTDs, td.XFAM = [][]byte{ppid[:]}, [][]byte{p.boots.MRTD[:]}, attest.MaskedBits{Mask: ^uint64(0), Value: softtd.XFAM}
-	td.RTMRs = [4]attest.RTMRRule{{Any: true}, {Values: [][]byte{rtmrs[1][:]}}, {Any: true}, {Values: [][]byte{make([]byte, 48)}}}
+	td.RTMRs = [4]attest.RTMRRule{{Any: true}, {Values: [][]byte{rtmrs[1][:]}}, {Values: [][]byte{rtmrs[2][:]}}, {Values: [][]byte{make([]byte, 48)}}}
 	td.CommandLine, td.Initrds = p.boots.Line, [][]byte{p.boots.Initrd[:]}
 	return attest.Policy{TDX: &td, Simulated: true}
 }
@@ -73,37 +75,18 @@ func (p *tdPlatform) policy() attest.Policy {
 func (p *tdPlatform) collateral() attest.Collateral { return p.known }
 func (p *tdPlatform) verifier() Verifier            { return &attest.Verifier{} }
 
-// armTD arms for a processor and puts the policy of the trust domain in its place: what is asked of a policy that is armed
-// for is another test's.
-func armTD(r *rig, p *tdPlatform) {
-	r.t.Helper()
-	if _, err := r.broker.Prepare(context.Background(), volumeOf(testWorkspace)); err != nil {
-		r.t.Fatal(err)
-	}
-	arm := r.armOf(testWorkspace, 1)
-	arm.Policy = plainPlatform{}.policy()
-	if err := r.tx(func(tx pgx.Tx) error { return r.broker.Arm(context.Background(), tx, arm) }); err != nil {
-		r.t.Fatal(err)
-	}
-	pol := p.policy()
-	hash := pol.Hash()
-	r.exec(`INSERT INTO broker_blob VALUES ($1, $2)`, hash[:], pol.Canonical())
-	r.exec(`UPDATE broker_arm SET policy = $1, asked = $1`, hash[:])
-}
-
 // TestTrustDomainsReplay: what was decided of simulated trust domains, let in or not, comes out the same when it is taken
 // again from what was stored, under the roots of this build and no others.
 func TestTrustDomainsReplay(t *testing.T) {
-	r, p := newTDRig(t)
-	armTD(r, p)
+	p := newTDPlatform(t)
+	r := newRigOn(t, p)
+	r.prepareAndArm(testWorkspace)
 	grant := func(g *guest) error {
 		c, req, err := g.challengeFor(door.Unlock)
 		if err != nil {
 			t.Fatal(err)
 		}
-		request := g.request(c, req, "")
-		request.Evidence.TEE, request.Evidence.EventLog = string(attest.TDX), g.machine.(*tdMachine).log
-		answer, err := r.broker.Grant(context.Background(), request, siteNAT)
+		answer, err := r.broker.Grant(context.Background(), g.request(c, req, ""), siteNAT)
 		if err == nil && len(g.open(c, req, answer).LUKSKey) != door.LUKSKeySize {
 			t.Error("no key")
 		}

@@ -1,0 +1,7 @@
+//go:build !devtee
+
+package keybroker
+
+import "testing"
+
+func newDomains(testing.TB) platform { return domainPlatform{} }
