@@ -156,7 +156,7 @@ func (s *Service) wholeChip(value string) error {
 		longer = longer || slices.ContainsFunc(site.Chips, func(chip string) bool { return strings.HasPrefix(chip, value[:short]) })
 	}
 	if longer && strings.Trim(value[2*short:], "0") == "" {
-		return invalid("a registered chip has a longer id that begins with %s: write all of its 128 digits", value[:short])
+		return invalid("a registered chip has a longer id that begins with %s: write it whole", value[:short])
 	}
 	return nil
 }

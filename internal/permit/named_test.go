@@ -30,8 +30,8 @@ func TestFreezesOfNothingAreRefused(t *testing.T) {
 		{"chip", "abc", "128 hexadecimal digits"},
 		{"chip", strings.Repeat("0g", 64), "128 hexadecimal digits"},
 		{"chip", strings.Repeat("ab", 63), "128 hexadecimal digits"},
-		{"chip", strings.Repeat("c5", 8), "write all of its 128 digits"}, // as the first column of a table
-		{"chip", strings.Repeat("c5", 8) + strings.Repeat("00", 56), "write all of its 128 digits"},
+		{"chip", strings.Repeat("c5", 8), "write it whole"}, // as the first column of a table
+		{"chip", strings.Repeat("c5", 8) + strings.Repeat("00", 56), "write it whole"},
 		{"product", "Bergamo", "Milan, Genoa, Turin (Genoa for Bergamo and Siena, too)"},
 		{"product", "genoa", "Milan, Genoa, Turin"},
 		{"product", "TDX", "FMSPC"},
