@@ -98,6 +98,8 @@ func TestFaultsOfTDXAreNamed(t *testing.T) {
 		"half a word":         {"0x602e7", "0x60000", 34, "bits 0 and 1"},
 		"mask":                {"    xfam: 0x602e7\n", "    xfam: 0x602e7\n    xfam_mask: 0x3\n", 35, "not in the mask"},
 		"RTMR0":               {"    xfam: 0x602e7\n", "    xfam: 0x602e7\n    rtmr0: [CHIP]\n", 35, "96 hexadecimal digits"},
+		"unknown features":    {"0x602e7", "0x602ef", 34, "bits that no quote of a guest has: 0x8;"},
+		"a platform twice":    {"ppid: 00112233445566778899aabbccddeeff", "ppid: " + strings.Repeat("a5", 16), 33, "registered twice"},
 		"revoked":             {"attestation:\n", "attestation:\n  tdx: {tcb_statuses: [UpToDate, Revoked]}\n", 20, "choose from ConfigurationAndSWHardeningNeeded"},
 		"number":              {"attestation:\n", "attestation:\n  tdx: {min_evaluation_number: -1}\n", 20, "Intel's data set"},
 	} {
@@ -118,6 +120,13 @@ func TestFaultsOfTDXAreNamed(t *testing.T) {
 		if want := fmt.Sprintf("%s:35: sites[0].%s: it is for sites with tee: tdx", path, name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("at a site of SEV-SNP: got %v, want %s", err, want)
 		}
+	}
+	// Of hardware that is not known nothing else is asked.
+	unknown := writeConfig(t, onTDX()...)
+	rewrite(t, unknown, "tee: tdx", "tee: intel-tdx", "PPID", strings.Repeat("A5", 16))
+	_, err := loadConfig(unknown)
+	if err == nil || strings.Count(err.Error(), "\n") != 0 || !strings.Contains(err.Error(), "sites[0].tee: choose from") {
+		t.Errorf("an unknown tee: %v", err)
 	}
 	// A floor for product lines is asked for as long as any site has one.
 	if _, err := loadConfig(writeConfig(t, "    Genoa: {bootloader: 10, snp: 20, microcode: 20}\n", "    {}\n")); err == nil {

@@ -172,8 +172,8 @@ func loopback(host string) bool {
 }
 
 func (v *validation) attestation(a AttestationConfig, sites []SiteConfig) {
-	onlyTDX := len(sites) > 0 && !slices.ContainsFunc(sites, func(s SiteConfig) bool { return !workspace.TEE(s.TEE).OnTDX() })
-	v.need(len(a.MinTCB) > 0 || onlyTDX, at("attestation", "min_tcb"), "give a floor for each product line that may hold keys; without one everything is refused")
+	elsewhere := len(sites) > 0 && !slices.ContainsFunc(sites, func(s SiteConfig) bool { return slices.Contains(tees, s.TEE) && !workspace.TEE(s.TEE).OnTDX() })
+	v.need(len(a.MinTCB) > 0 || elsewhere, at("attestation", "min_tcb"), "give a floor for each product line that may hold keys; without one everything is refused")
 	for line, tcb := range a.MinTCB {
 		v.need(slices.Contains(attest.ProductLines(), line), at("attestation", "min_tcb", line), "%q is not a product line that can be judged; choose Milan, Genoa or Turin", line)
 		v.need(line == attest.Turin || tcb.FMC == 0, at("attestation", "min_tcb", line), "only Turin has an fmc level")
@@ -256,12 +256,15 @@ func (v *validation) site(s SiteConfig, path []any) {
 	v.need(len(s.Flavors) > 0, field("flavors"), "name the flavors that workspaces may use")
 	v.need(s.VolumeType != "", field("volume_type"), "name the volume type")
 	v.need(s.MaxDataGiB >= 0 && s.MaxDataGiB <= 16384, field("max_data_gib"), "choose between 1 and 16384")
-	v.need(slices.Contains(tees, s.TEE), field("tee"), "choose from %s", strings.Join(tees, ", "))
-	if workspace.TEE(s.TEE).OnTDX() {
+	switch {
+	case !slices.Contains(tees, s.TEE): // what its hardware is to be asked is not known
+		v.need(false, field("tee"), "choose from %s", strings.Join(tees, ", "))
+	case workspace.TEE(s.TEE).OnTDX():
 		v.tdxSite(s, field)
-	} else {
+	default:
 		v.snpSite(s, field)
 	}
+	v.once(s, field)
 	_, err := brokerAddress(s.BrokerURL)
 	v.need(err == nil, field("broker_url"), "%v", err)
 }
@@ -311,10 +314,27 @@ func (v *validation) tdxSite(s SiteConfig, field func(...any) []any) {
 		v.need(p.Host == "" || hostPattern.MatchString(p.Host), field("platforms", i, "host"), "must match %s", hostPattern)
 	}
 	v.need(s.XFAM&3 == 3, field("xfam"), "write the word that the hosts' quotes show, such as 0x602e7; its bits 0 and 1 are always set")
+	v.need(s.XFAM&^attest.XFAMKnown == 0, field("xfam"), "it has bits that no quote of a guest has: %#x; no bit but those of %#x is known", s.XFAM&^attest.XFAMKnown, attest.XFAMKnown)
 	v.need(s.XFAMMask == 0 || s.XFAM&^s.XFAMMask == 0, field("xfam_mask"), "xfam has bits that are not in the mask; clear them there or set them here")
 	v.need(len(s.RTMR0) <= most, field("rtmr0"), "name at most %d values", most)
 	for i, value := range s.RTMR0 {
 		v.need(isHex(value, 48), field("rtmr0", i), "write 96 hexadecimal digits")
+	}
+}
+
+// once refuses a chip or platform that is named twice: it may be in one machine alone.
+func (v *validation) once(s SiteConfig, field func(...any) []any) {
+	seen := map[string]bool{}
+	again := func(id string, path []any) {
+		id = strings.ToLower(id)
+		v.need(id == "" || !seen[id], path, "it is registered twice; leave one of them out")
+		seen[id] = true
+	}
+	for i, chip := range s.Chips {
+		again(chip.ID, field("chips", i, "id"))
+	}
+	for i, p := range s.Platforms {
+		again(p.PPID, field("platforms", i, "ppid"))
 	}
 }
 

@@ -19,10 +19,12 @@ const (
 	tdPerfmon     = 1 << 63
 	tdKnown       = tdDebug | tdSEPTVEOff | tdMigratable | tdPKS | tdKeyLocker | tdPerfmon
 	xfamFixed     = 0x3 // x87 and SSE are always on
-	xfamKnown     = 0x6dbe7
 	tdPPIDSize    = 16
 	reportedBytes = 8
 )
+
+// XFAMKnown are the processor features that are known; a quote with any other is refused.
+const XFAMKnown uint64 = 0x6dbe7
 
 // TDXResult is what a genuine quote within policy says.
 type TDXResult struct {
@@ -106,7 +108,7 @@ func (j *judgement) domain(q *quote, pol *TDXPolicy) *Result {
 	j.judge(tdxDebug, attributes&tdDebug == 0, "off", "", "the host may debug this guest")
 	j.judge(tdxMigratable, attributes&tdMigratable == 0, "off", "", "the host may migrate this guest")
 	j.judge(tdxKnownAttributes, attributes&^uint64(tdKnown) == 0, bits(tdKnown), bits(attributes), "an attribute is set that is not known")
-	j.judge(tdxKnownFeatures, xfam&^uint64(xfamKnown) == 0 && xfam&xfamFixed == xfamFixed, bits(xfamKnown), bits(xfam),
+	j.judge(tdxKnownFeatures, xfam&^XFAMKnown == 0 && xfam&xfamFixed == xfamFixed, bits(XFAMKnown), bits(xfam),
 		"a processor feature is set that is not known, or one is missing that always is")
 	j.judge(tdxSeamSigner, allZero(b.MrSignerSeam), "zero", hex.EncodeToString(b.MrSignerSeam[:reportedBytes])+"…", "the TDX module is not Intel's")
 	j.judge(tdxSeamAttributes, allZero(b.SeamAttributes), "zero", hex.EncodeToString(b.SeamAttributes), "the TDX module is not a production one")
