@@ -48,15 +48,15 @@ counts byte by byte as Nova was given it, without the final NUL.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&d.tee, "tee", "snp", "`kind` of guest: snp or tdx")
+	f.StringVar(&d.tee, "tee", "sev-snp", "`kind` of guest: sev-snp or tdx")
 	f.StringVar(&d.firmware, "firmware", "", "OVMF firmware `file`")
 	f.StringVar(&d.kernel, "kernel", "", "kernel `file`; without one an SEV-SNP guest boots from its disk, unmeasured")
 	f.StringVar(&d.initrd, "initrd", "", "initrd `file`")
 	f.StringVar(&d.line, "append", "", "kernel command `line`")
-	f.IntVar(&d.vcpus, "vcpus", 0, "`number` of virtual processors (snp)")
-	f.StringVar(&d.vcpuType, "vcpu-type", "", "QEMU's `name` of the CPU model, such as EPYC-Genoa (snp)")
-	f.StringVar(&d.vcpuSig, "vcpu-sig", "", "CPUID signature of the virtual CPU in `hex` (snp)")
-	f.StringVar(&d.features, "guest-features", "", "SEV_FEATURES in `hex`, 0x1 for plain SEV-SNP (snp)")
+	f.IntVar(&d.vcpus, "vcpus", 0, "`number` of virtual processors (sev-snp)")
+	f.StringVar(&d.vcpuType, "vcpu-type", "", "QEMU's `name` of the CPU model, such as EPYC-Genoa (sev-snp)")
+	f.StringVar(&d.vcpuSig, "vcpu-sig", "", "CPUID signature of the virtual CPU in `hex` (sev-snp)")
+	f.StringVar(&d.features, "guest-features", "", "SEV_FEATURES in `hex`, 0x1 for plain SEV-SNP (sev-snp)")
 	f.IntVar(&d.memory, "memory", 0, "the guest's memory in `MiB` (tdx)")
 	if err := cmd.MarkFlagRequired("firmware"); err != nil {
 		panic(err) // the name is a constant defined above
@@ -78,7 +78,7 @@ const maxDigestFile = 64 << 20
 func (d *digestFlags) compute(given func(flag string) bool) (string, error) {
 	var needed, others []string
 	switch d.tee {
-	case "snp":
+	case "sev-snp":
 		needed, others = []string{"vcpus", "guest-features"}, []string{"memory"}
 		if !given("vcpu-type") && !given("vcpu-sig") {
 			return "", errors.New("--vcpu-type or --vcpu-sig is missing: the signature of the CPU is measured")
@@ -86,7 +86,7 @@ func (d *digestFlags) compute(given func(flag string) bool) (string, error) {
 	case "tdx":
 		needed, others = []string{"kernel", "initrd", "append", "memory"}, []string{"vcpus", "guest-features", "vcpu-type", "vcpu-sig"}
 	default:
-		return "", fmt.Errorf("--tee is %q; write snp or tdx", d.tee)
+		return "", fmt.Errorf("--tee is %q; write sev-snp or tdx", d.tee)
 	}
 	for _, name := range needed {
 		if !given(name) {
