@@ -74,6 +74,8 @@ var (
 	ErrNotFound = errors.New("unknown to the broker")
 	// ErrState: the workspace's guest is not in a state that allows this.
 	ErrState = errors.New("not possible in this state")
+	// ErrDocuments: what people have put into force for the site and the project leaves no evidence that would be accepted.
+	ErrDocuments = errors.New("the policy documents in force admit no guest of this workspace")
 	// ErrShredded: the workspace's key has been destroyed, or is being.
 	ErrShredded = errors.New("key is shredded")
 	// ErrBusy: the same request is being answered, or a party needed for the answer is away. Asking again is right.

@@ -49,6 +49,7 @@ func (domainPlatform) policy() attest.Policy {
 	tdx := attest.NovaTDXPolicy()
 	tdx.Platforms, tdx.MRTDs = [][]byte{bytes.Repeat([]byte{0x50}, 16)}, [][]byte{bytes.Repeat([]byte{0xd0}, 48)}
 	tdx.RTMRs[1].Values, tdx.RTMRs[2].Values = [][]byte{bytes.Repeat([]byte{0xc1}, 48)}, [][]byte{domainLine}
+	tdx.RTMRs[0].Any, tdx.RTMRs[3].Any, tdx.XFAM = true, true, attest.MaskedBits{Mask: 3, Value: 3}
 	tdx.CommandLine, tdx.Initrds = "siesta.ws=w", [][]byte{bytes.Repeat([]byte{0xaa}, 48)}
 	return attest.Policy{TDX: &tdx}
 }
@@ -205,8 +206,14 @@ func TestArmIsForOneKindOfHardware(t *testing.T) {
 		"no firmware":      {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.MRTDs = nil }, "no firmware"},
 		"no line":          {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.CommandLine = "" }, "no command line"},
 		"no initrd":        {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.Initrds = nil }, "no initrd"},
-		"no kernel":        {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.RTMRs[1] = attest.RTMRRule{} }, "no kernel"},
-		"any kernel":       {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.RTMRs[1].Any = true }, "no kernel"},
+		"no kernel":        {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.RTMRs[1] = attest.RTMRRule{} }, "rtmr 1"},
+		"any kernel":       {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.RTMRs[1] = attest.RTMRRule{Any: true} }, "any kernel"},
+		"any line":         {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.RTMRs[2] = attest.RTMRRule{Any: true} }, "any kernel or line"},
+		"no RTMR0":         {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.RTMRs[0] = attest.RTMRRule{} }, "rtmr 0"},
+		"no form":          {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.Quotes = nil }, "no form"},
+		"no status":        {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.TCBStatuses = nil }, "no TCB status"},
+		"no attributes":    {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.Attributes = attest.MaskedBits{} }, "no attributes"},
+		"no features":      {func(_ *attest.Policy, tdx *attest.TDXPolicy) { tdx.XFAM = attest.MaskedBits{} }, "processor features"},
 		"nothing is wrong": {func(*attest.Policy, *attest.TDXPolicy) {}, ""},
 	} {
 		a := r.armOf(testWorkspace, 1)

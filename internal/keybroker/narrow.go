@@ -12,8 +12,8 @@ import (
 
 // Policies are the documents that people have put into force. They only ever narrow what a workspace asks for.
 type Policies interface {
-	// Narrow returns what asked becomes under the documents that are active for the site and the project. An error means
-	// that no evidence could meet them all.
+	// Narrow returns what asked becomes under the documents that are active for the site and the project; ErrDocuments if no
+	// evidence could meet them all.
 	Narrow(ctx context.Context, tx pgx.Tx, site, project string, asked attest.Policy) (attest.Policy, error)
 	// Raise returns p with its floors raised to those of the floor file of this digest.
 	Raise(ctx context.Context, floor [32]byte, p attest.Policy) (attest.Policy, error)
@@ -29,7 +29,7 @@ func (b *Broker) narrow(ctx context.Context, tx pgx.Tx, a Arm) (attest.Policy, e
 		return attest.Policy{}, fmt.Errorf("narrowing the policy: %w", err)
 	}
 	if err := armable(armed); err != nil {
-		return attest.Policy{}, fmt.Errorf("%w: what the documents in force for site %s and project %s leave: %w", ErrState, a.Site, a.Project, err)
+		return attest.Policy{}, fmt.Errorf("%w: those of site %s and project %s: %w", ErrDocuments, a.Site, a.Project, err)
 	}
 	return armed, nil
 }
@@ -38,19 +38,27 @@ func (b *Broker) narrow(ctx context.Context, tx pgx.Tx, a Arm) (attest.Policy, e
 // on one kind of hardware. What it must name is what a guest is bound to its workspace by.
 func armable(p attest.Policy) error {
 	snp := len(p.Products)+len(p.Chips)+len(p.Measurements) > 0
+	t := p.TDX
 	switch {
 	case p.ReportData != [64]byte{}:
 		return errors.New("the policy holds report data, which differ with every challenge")
-	case snp == (p.TDX != nil):
+	case snp == (t != nil):
 		return errors.New("the policy must be for SEV-SNP or for TDX, one of them")
-	case snp && (len(p.Measurements) == 0 || len(p.Chips) == 0):
-		return errors.New("the policy names no measurement or no chip")
+	case snp && (len(p.Measurements) == 0 || len(p.Chips) == 0 || len(p.Products) == 0):
+		return errors.New("the policy names no measurement, no chip or no product line")
 	case snp:
 		return nil
-	case len(p.TDX.Platforms) == 0 || len(p.TDX.MRTDs) == 0:
+	case len(t.Platforms) == 0 || len(t.MRTDs) == 0:
 		return errors.New("the policy names no platform or no firmware (mrtd)")
-	case p.TDX.CommandLine == "" || len(p.TDX.Initrds) == 0 || p.TDX.RTMRs[1].Any || len(p.TDX.RTMRs[1].Values) == 0:
-		return errors.New("the policy names no command line, no initrd or no kernel (rtmr 1)")
+	case t.CommandLine == "" || len(t.Initrds) == 0 || t.RTMRs[1].Any || t.RTMRs[2].Any:
+		return errors.New("the policy names no command line, no initrd, or any kernel or line (rtmr 1, rtmr 2)")
+	case len(t.Quotes) == 0 || len(t.TCBStatuses) == 0 || t.Attributes.Mask == 0 || t.XFAM.Mask == 0:
+		return errors.New("the policy admits no form of the quote, no TCB status, no attributes or no processor features")
+	}
+	for i, rule := range t.RTMRs {
+		if !rule.Any && len(rule.Values) == 0 {
+			return fmt.Errorf("the policy admits no value of rtmr %d", i)
+		}
 	}
 	return nil
 }

@@ -391,6 +391,9 @@ func (b *Broker) entry(a *attempt, d *decision, action string, outcome audit.Out
 	}
 	if a.result != nil {
 		details["measurement"] = hexOf(a.result.Measurement[:])
+		if t := a.result.TDX; t != nil { // of a trust domain the measurement is of its firmware alone
+			details["rtmr1"], details["rtmr2"] = hexOf(t.RTMRs[1][:]), hexOf(t.RTMRs[2][:])
+		}
 		if a.result.Simulated {
 			details["simulated"] = true
 		}

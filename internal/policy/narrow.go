@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/keybroker"
 )
 
 // Narrow returns what asked becomes under the documents that are in force for the site and the project. It locks them, so
@@ -30,7 +31,7 @@ func (s *Service) Narrow(ctx context.Context, tx pgx.Tx, site, project string, a
 			return attest.Policy{}, fmt.Errorf("reading policy %s: %w", v.ID, err)
 		}
 		if asked, err = intersect(document, asked); err != nil {
-			return attest.Policy{}, fmt.Errorf("policy %s of %s %s: %w", v.ID, v.ScopeKind, v.Scope, err)
+			return attest.Policy{}, fmt.Errorf("%w: policy %s of %s %s: %w", keybroker.ErrDocuments, v.ID, v.ScopeKind, v.Scope, err)
 		}
 	}
 	return asked, nil
@@ -39,7 +40,14 @@ func (s *Service) Narrow(ctx context.Context, tx pgx.Tx, site, project string, a
 // intersect admits what both admit. The document's empty lists and zero words say nothing. That the result is narrower
 // than what was asked for is proved by package attest, not by the lines before.
 func intersect(document, asked attest.Policy) (attest.Policy, error) {
-	if asked.TDX != nil { // its guest runs on TDX and on nothing else, where a project's document may speak of both
+	// A guest runs on one kind of hardware, where a project's document may speak of both. One that names the other kind alone
+	// admits nothing here, as one that names other machines of this kind does.
+	switch {
+	case asked.TDX != nil && document.TDX == nil && speaksOfSNP(document):
+		return attest.Policy{}, invalid("it speaks of SEV-SNP alone, and this site has TDX; a version with a part tdx would hold here, too")
+	case asked.TDX == nil && document.TDX != nil && !speaksOfSNP(document):
+		return attest.Policy{}, invalid("it speaks of TDX alone, and this site has SEV-SNP; a version that names products would hold here, too")
+	case asked.TDX != nil:
 		document = withoutSNP(document)
 	}
 	out := filled(document, asked)
@@ -207,6 +215,9 @@ func within(site string, document, parent attest.Policy) error {
 	}
 	if parent.TDX != nil && speaksOfSNP(document) {
 		return fmt.Errorf("%w: site %s has no SEV-SNP hardware: say what is asked of it in the part tdx alone", ErrWider, site)
+	}
+	if t := document.TDX; t != nil && (t.CommandLine != "" || len(t.Initrds) > 0) {
+		return invalid("command_line and initrds of TDX are a workspace's own, computed from its image: leave them empty")
 	}
 	out := filled(document, parent)
 	if len(out.Measurements) == 0 {

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/eosc-siesta/siestad/internal/attest"
+	"github.com/eosc-siesta/siestad/internal/keybroker"
 )
 
 // tdxRig is a rig with another site, iisas, that admits the platform of a genuine quote of June 2025.
@@ -103,11 +104,14 @@ func TestDocumentsOnTDX(t *testing.T) {
 		"firmware, kernel and machine": {iisas, domain(func(p *attest.TDXPolicy) {
 			p.MRTDs, p.RTMRs[0].Values, p.RTMRs[1].Values, p.Platforms = measured, measured, measured, [][]byte{otherPlatform}
 		}), ""},
-		"nothing but a floor":        {iisas, domain(func(p *attest.TDXPolicy) { p.MinEvaluationNumber = 18 }), ""},
-		"another machine":            {iisas, domain(func(p *attest.TDXPolicy) { p.Platforms = [][]byte{make([]byte, 16)} }), "a platform is not one of the parent's"},
-		"another status":             {iisas, domain(func(p *attest.TDXPolicy) { p.TCBStatuses = []string{"OutOfDate"} }), "a TCB status is not one of the parent's"},
-		"another attribute":          {iisas, domain(func(p *attest.TDXPolicy) { p.Attributes = attest.MaskedBits{Mask: 1 << 30, Value: 1 << 30} }), "other attributes"},
-		"any RTMR3":                  {iisas, domain(func(p *attest.TDXPolicy) { p.RTMRs[3].Any = true }), "RTMR3"},
+		"nothing but a floor": {iisas, domain(func(p *attest.TDXPolicy) { p.MinEvaluationNumber = 18 }), ""},
+		"another machine":     {iisas, domain(func(p *attest.TDXPolicy) { p.Platforms = [][]byte{make([]byte, 16)} }), "a platform is not one of the parent's"},
+		"another status":      {iisas, domain(func(p *attest.TDXPolicy) { p.TCBStatuses = []string{"OutOfDate"} }), "a TCB status is not one of the parent's"},
+		"another attribute":   {iisas, domain(func(p *attest.TDXPolicy) { p.Attributes = attest.MaskedBits{Mask: 1 << 30, Value: 1 << 30} }), "other attributes"},
+		"any RTMR3":           {iisas, domain(func(p *attest.TDXPolicy) { p.RTMRs[3].Any = true }), "RTMR3"},
+		"a line": {study, domain(func(p *attest.TDXPolicy) {
+			p.CommandLine, p.Initrds, p.RTMRs[1].Values = "siesta.ws=w", measured, measured
+		}), "a workspace's own"},
 		"SEV-SNP at a site of TDX":   {iisas, document(func(p *attest.Policy) { p.RequireAliasCheck = true }), "site iisas has no SEV-SNP hardware"},
 		"a product line there":       {iisas, document(func(p *attest.Policy) { p.Products = []string{attest.Genoa} }), "site iisas has no SEV-SNP hardware"},
 		"TDX at a site of SEV-SNP":   {site, domain(func(*attest.TDXPolicy) {}), "site ifca has no TDX hardware"},
@@ -157,6 +161,32 @@ func TestArmingOnTDXUnderDocuments(t *testing.T) {
 	r.inForce(iisas, domain(func(p *attest.TDXPolicy) { p.MRTDs = [][]byte{make([]byte, 48)} }))
 	if got, err = r.narrowTDX(); err != nil || len(got.TDX.MRTDs) != 0 {
 		t.Errorf("%v, %v", got.TDX.MRTDs, err)
+	}
+}
+
+// A document that names machines of one kind alone leaves nothing at a site of the other.
+func TestDocumentOfOneKind(t *testing.T) {
+	t.Parallel()
+	r := newTDXRig(t)
+	for _, row := range []struct {
+		doc      attest.Policy
+		tdx, snp string
+	}{
+		{document(func(p *attest.Policy) { p.Chips = r.site.Chips[:1] }), "SEV-SNP alone", ""},
+		{document(func(p *attest.Policy) { p.RequireAliasCheck = true }), "SEV-SNP alone", ""},
+		{domain(func(p *attest.TDXPolicy) { p.Platforms = [][]byte{otherPlatform} }), "", "TDX alone"},
+	} {
+		r.inForce(study, row.doc)
+		_, tdx := r.narrowTDX()
+		_, snp := r.narrow(r.asked())
+		for _, got := range []struct {
+			err  error
+			says string
+		}{{tdx, row.tdx}, {snp, row.snp}} {
+			if got.says == "" && got.err != nil || got.says != "" && (!errors.Is(got.err, keybroker.ErrDocuments) || !strings.Contains(got.err.Error(), got.says)) {
+				t.Errorf("%s: %v, want %q", row.doc.Canonical(), got.err, got.says)
+			}
+		}
 	}
 }
 

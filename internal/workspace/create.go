@@ -217,10 +217,10 @@ func policyOf(site *Site, r *run) (attest.Policy, error) {
 	}
 	if site.TEE.OnTDX() {
 		tdx := *policy.TDX
-		tdx.MRTDs, tdx.RTMRs[1].Values = [][]byte{r.Domain.MRTD}, r.Domain.RTMR1
+		tdx.MRTDs, tdx.RTMRs[1] = [][]byte{r.Domain.MRTD}, attest.RTMRRule{Values: r.Domain.RTMR1}
 		// RTMR2 holds line and initrd and nothing else. By its values alone the guest is bound already; the log, which the line
 		// makes the policy ask for, says in a decision which of the two was another.
-		tdx.RTMRs[2].Values = r.Domain.RTMR2
+		tdx.RTMRs[2] = attest.RTMRRule{Values: r.Domain.RTMR2}
 		tdx.CommandLine, tdx.Initrds = r.Line, [][]byte{r.Domain.Initrd}
 		policy.TDX = &tdx
 		return policy, nil

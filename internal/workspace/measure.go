@@ -74,6 +74,9 @@ func (s *Service) launchDigests(ctx context.Context, site *Site, img image.Image
 
 // domain is what a trust domain is launched from, and what it then measures.
 func (s *Service) domain(ctx context.Context, img image.Image, line string, memoryMiB int) (*domain, error) {
+	if memoryMiB == 0 { // the run was resolved when its site had another TEE
+		return nil, flow.Fatal(problem(codeConfig, "create the workspace again", "the TEE of the site is another than when the creation began"))
+	}
 	launch := attest.TDLaunch{InitrdSize: img.Initrd.Size, CommandLine: line, MemoryMiB: memoryMiB}
 	h := sha512.New384() // the largest file is read in pieces
 	if err := s.copyFile(ctx, h, image.Initrd, img.Initrd); err != nil {
@@ -96,7 +99,7 @@ func (s *Service) domain(ctx context.Context, img image.Image, line string, memo
 	}
 	ref, err := s.cfg.reference(launch)
 	if err != nil {
-		return nil, flow.Fatal(wrap(codeImage, "an operator registers an image whose firmware carries the metadata for TDX, with a kernel that it can boot", err))
+		return nil, flow.Fatal(wrap(codeImage, "an operator registers an image whose firmware carries the metadata for TDX, with a kernel that it can boot in the flavor's memory", err))
 	}
 	return &domain{MRTD: ref.MRTD[:], RTMR1: ref.RTMR1, RTMR2: ref.RTMR2, Initrd: launch.InitrdSHA384[:]}, nil
 }

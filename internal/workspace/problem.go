@@ -26,6 +26,7 @@ const (
 	codeFlavor    = "flavor"
 	codeImage     = "image"
 	codeGuest     = "guest"
+	codePolicy    = "policy"
 	codeRefused   = "refused"
 	codeServer    = "server"
 	codeState     = "state"
@@ -87,6 +88,8 @@ func broken(site *Site, err error) error {
 		return flow.Fatal(wrap(refusal.Code, "a custodian and the operator of "+site.Name+" look at decision "+refusal.ID, err))
 	case errors.Is(err, keybroker.ErrBusy):
 		return flow.Again(pollGuest, "the key broker is busy")
+	case errors.Is(err, keybroker.ErrDocuments):
+		return flow.Fatal(wrap(codePolicy, "a custodian changes the policy documents of site "+site.Name+" or of the project; or choose another site or image", err))
 	case errors.Is(err, keybroker.ErrState), errors.Is(err, keybroker.ErrShredded), errors.Is(err, keybroker.ErrNotFound):
 		return flow.Fatal(wrap(codeState, "explain shows what stands against it", err))
 	case openstackError(err):

@@ -3,6 +3,7 @@ package workspace
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"regexp"
 	"strings"
@@ -11,9 +12,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/eosc-siesta/siestad/internal/attest"
 	"github.com/eosc-siesta/siestad/internal/door"
 	"github.com/eosc-siesta/siestad/internal/flow"
 	"github.com/eosc-siesta/siestad/internal/flow/flowtest"
+	"github.com/eosc-siesta/siestad/internal/keybroker"
 	"github.com/eosc-siesta/siestad/internal/lab/cloudsim"
 )
 
@@ -74,6 +77,24 @@ func TestNoCapacity(t *testing.T) {
 		r.cloud.NoValidHost(false)
 		r.await(ctx, op, flow.StateSucceeded)
 	})
+}
+
+// nobody's documents admit nothing.
+type nobody struct{ keybroker.Policies }
+
+func (nobody) Narrow(context.Context, pgx.Tx, string, string, attest.Policy) (attest.Policy, error) {
+	return attest.Policy{}, fmt.Errorf("%w: another firmware", keybroker.ErrDocuments)
+}
+
+// TestDocumentsAdmitNothing: the creation ends at once, and says who can change that.
+func TestDocumentsAdmitNothing(t *testing.T) {
+	ctx, r := flowtest.Context(t), newRig(t).running()
+	r.broker.Policies = nobody{}
+	_, op := r.create(ctx, r.svc)
+	got := r.await(ctx, op, flow.StateFailed)
+	if got.Problem == nil || got.Problem.Code != codePolicy || !strings.Contains(got.Problem.Fix, "custodian") || !strings.Contains(got.Problem.Detail, "another firmware") {
+		t.Errorf("%+v", got.Problem)
+	}
 }
 
 // TestKeyManagerDown: a creation waits for Barbican to come back, and makes nothing else meanwhile.
