@@ -154,11 +154,13 @@ func (r *Refusal) Error() string {
 
 // Judged is the evidence without what its verdict does not rest on: of the
 // certificates that came with it at most one is left, the leaf that it was judged
-// by, and an event log only to a trust domain. The verdict on what is left is the
-// same. res and err are what Verify returned.
+// by, and an event log only to a trust domain, without its padding. The verdict on
+// what is left is the same. res and err are what Verify returned.
 func Judged(ev Evidence, res *Result, err error) Evidence {
 	ev.Certificates = nil
-	if ev.TEE != TDX {
+	if ev.TEE == TDX {
+		ev.EventLog = EventLog(ev.EventLog)
+	} else {
 		ev.EventLog = nil
 	}
 	var refusal *Refusal

@@ -35,35 +35,49 @@ type logEvent struct {
 	data     []byte
 }
 
+// EventLog is a log without the padding behind its last event: all that a verdict
+// can rest on. What cannot be read is left as it is.
+func EventLog(log []byte) []byte {
+	if _, used, err := readEventLog(log); err == nil {
+		return log[:used]
+	}
+	return log
+}
+
 // parseEventLog reads the events that extend a register.
 func parseEventLog(log []byte) ([]logEvent, error) {
+	events, _, err := readEventLog(log)
+	return events, err
+}
+
+// readEventLog is parseEventLog and says, too, how long the log is without padding.
+func readEventLog(log []byte) (events []logEvent, used int, err error) {
 	if len(log) > maxEventLogBytes {
-		return nil, fmt.Errorf("reading event log: more than %d bytes", maxEventLogBytes)
+		return nil, 0, fmt.Errorf("reading event log: more than %d bytes", maxEventLogBytes)
 	}
 	r := logReader{rest: log}
 	sizes, err := r.header()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	var events []logEvent
 	for !r.atEnd() {
 		if len(events) == maxEvents {
-			return nil, fmt.Errorf("reading event log: more than %d events", maxEvents)
+			return nil, 0, fmt.Errorf("reading event log: more than %d events", maxEvents)
 		}
 		e, index, err := r.event(sizes)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if e.kind == eventNoAction {
 			continue
 		}
 		if index < firstRegister || index >= firstRegister+registers {
-			return nil, errors.New("reading event log: an event is of none of the four registers")
+			return nil, 0, errors.New("reading event log: an event is of none of the four registers")
 		}
 		e.register = int(index - firstRegister)
 		events = append(events, e)
 	}
-	return events, nil
+	return events, len(log) - len(r.rest), nil
 }
 
 // replay extends empty registers as the events say.

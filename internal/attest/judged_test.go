@@ -2,6 +2,7 @@ package attest
 
 import (
 	"bytes"
+	"os"
 	"testing"
 )
 
@@ -35,5 +36,29 @@ func TestJudgedKeepsWhatATrustDomainLogged(t *testing.T) {
 	less := Judged(Evidence{TEE: TDX, EventLog: []byte{1}, Certificates: []byte{2}}, nil, nil)
 	if len(less.EventLog) != 1 || less.Certificates != nil {
 		t.Errorf("%+v", less)
+	}
+}
+
+// Padding is nobody's statement, and anybody could vary it: it is not kept, and the same events are read without it.
+func TestEventLogWithoutPadding(t *testing.T) {
+	for _, name := range []string{"ccel-ovmf.bin", "cos-113-ccel.bin"} {
+		area, err := os.ReadFile("testdata/tdx/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole, err := parseEventLog(area)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log := EventLog(area)
+		events, err := parseEventLog(log)
+		if err != nil || len(events) != len(whole) || replay(events) != replay(whole) {
+			t.Errorf("%s: %d events instead of %d, %v", name, len(events), len(whole), err)
+		}
+		more := append(bytes.Clone(log), bytes.Repeat([]byte{0xff}, 500)...)
+		kept := Judged(Evidence{TEE: TDX, EventLog: more}, nil, nil).EventLog
+		if len(log) >= len(area) || !bytes.Equal(kept, log) || !bytes.Equal(EventLog(log), log) {
+			t.Errorf("%s: %d of %d bytes are the log, %d are kept", name, len(log), len(area), len(kept))
+		}
 	}
 }

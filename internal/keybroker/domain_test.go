@@ -260,6 +260,14 @@ func (s *stock) attestDomain() (string, error) {
 	return s.r.broker.AttestSession(s.r.t.Context(), s.session.Cookie, body, "192.0.2.1")
 }
 
+// loggingFor says another log than its machine's.
+type loggingFor struct {
+	machine
+	log []byte
+}
+
+func (m loggingFor) eventLog() []byte { return m.log }
+
 // A stock client in a trust domain is found by its line and gets a token. Nothing ties it to the boot that holds the volume, so
 // it gets no secret; that it asks suspends nothing.
 func TestSessionOfADomain(t *testing.T) {
@@ -282,6 +290,9 @@ func TestSessionOfADomain(t *testing.T) {
 	if _, _, err := g.grant(door.Renew); err != nil {
 		t.Error(err)
 	}
+	long := r.stock(loggingFor{g.machine, bytes.Repeat([]byte{1}, door.MaxEventLog+1)})
+	_, err = long.attestDomain()
+	wantCode(t, err, attest.CodeEventLog)
 	for range attestBurst - 1 {
 		if _, err := r.stock(g.machine).attestDomain(); err != nil {
 			t.Fatal(err)

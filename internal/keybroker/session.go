@@ -178,7 +178,11 @@ func (b *Broker) readAttestation(ctx context.Context, h handshake, body []byte, 
 	if err != nil {
 		return nil, none, err
 	}
-	evidence := attest.Evidence{TEE: attest.TEE(ev.TEE), Report: ev.Report, Certificates: ev.Certificates, EventLog: ev.EventLog}
+	evidence := attest.Evidence{TEE: attest.TEE(ev.TEE), Report: ev.Report, Certificates: ev.Certificates, EventLog: attest.EventLog(ev.EventLog)}
+	// Stock clients send the whole area that firmware has for its log. What is kept is what the native door takes.
+	if len(evidence.EventLog) > door.MaxEventLog {
+		return nil, none, b.anonymous(turn, attest.CodeEventLog, "the event log is longer than any of a directly booted guest")
+	}
 	rows, err := b.DB.Query(ctx, `WITH c AS (SELECT $1::bytea AS nonce, a.workspace, a.generation, 'attest'::text AS purpose, a.epoch
 		FROM broker_measurement m JOIN broker_arm a USING (workspace, generation) WHERE m.measurement = $2 AND a.state <> 'disarmed' LIMIT 2)
 		SELECT `+attemptColumns+` FROM c`+attemptJoins, h.nonce[:], attest.UnverifiedMeasurement(evidence))
