@@ -227,6 +227,7 @@ func (b *Broker) Run(ctx context.Context) error {
 				if err := b.sweep(ctx); err != nil && ctx.Err() == nil {
 					b.Logger.Warn("sweeping the key broker", zap.Error(err))
 				}
+				tick.Reset(janitorInterval) // from the end of this pass, however long it took: see clearOld
 			}
 		}
 	})
