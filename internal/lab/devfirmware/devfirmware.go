@@ -2,15 +2,18 @@
 
 // Package devfirmware makes a firmware file that carries what a launch digest
 // needs to know of OVMF: the GUID table at its end, the SEV metadata with a place
-// for kernel hashes, and the TDX metadata. It is compiled into development builds
-// only.
+// for kernel hashes, the TDX metadata, and a firmware volume with the driver that
+// measures in a trust domain. It is compiled into development builds only.
 //
-// The file holds no code and boots nothing: under software emulation QEMU starts
+// The file holds no code, the driver is a text, and it boots nothing: under software emulation QEMU starts
 // the guest with firmware of its own, while the simulated secure processor
 // measures this file in its place. The bytes are the same on every call.
 package devfirmware
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 const (
 	size     = 64 << 10
@@ -30,13 +33,14 @@ var (
 	resetGUID    = []byte{0xde, 0x71, 0xf7, 0x00, 0x7e, 0x1a, 0xcb, 0x4f, 0x89, 0x0e, 0x68, 0xc7, 0x7e, 0x2f, 0xb4, 0x4e}
 	tdxGUID      = []byte{0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2}
 	metadataGUID = []byte{0x66, 0x65, 0x88, 0xdc, 0x4a, 0x98, 0x98, 0x47, 0xa7, 0x5e, 0x55, 0x85, 0xa7, 0xbf, 0x67, 0xcc}
+	ffsGUID      = []byte{0x78, 0xe5, 0x8c, 0x8c, 0x3d, 0x8a, 0x1c, 0x4f, 0x99, 0x35, 0x89, 0x61, 0x85, 0xc3, 0x2d, 0xd3}
+	driverGUID   = []byte{0x1e, 0x22, 0x62, 0xf0, 0x07, 0xc6, 0xc2, 0x44, 0xb0, 0xb4, 0xc3, 0x88, 0x63, 0x31, 0xd3, 0x51} // TdTcg2Dxe
+	restGUID     = []byte{0x2e, 0x06, 0xa0, 0x1b, 0x79, 0xc7, 0x82, 0x45, 0x85, 0x66, 0x33, 0x6a, 0xe8, 0xf7, 0x8f, 0x09} // what OVMF calls its last file
 )
 
 // Generate returns the file.
 func Generate() []byte {
-	fw := make([]byte, size)
-	copy(fw, "siestad development firmware: it boots nothing and protects nothing\n")
-
+	fw := volume()
 	meta := words([]byte("ASEV"), 0, 1, 5)
 	for _, s := range [][3]uint32{
 		{memoryGPA, 0x9000, 1},
@@ -69,6 +73,43 @@ func Generate() []byte {
 	table = append(table, footerGUID...)
 	copy(fw[size-tableEnd-len(table):], table)
 	return fw
+}
+
+// volume is the file as one firmware volume (UEFI PI specification, vol. 3, §3.2): the
+// driver, and a file of zeros that takes the rest.
+func volume() []byte {
+	const (
+		raw, driver, pe32 = 1, 7, 0x10
+		fileHeader        = 24
+	)
+	fw := append(make([]byte, 16), ffsGUID...)
+	fw = words(fw, size, 0)
+	fw = append(fw, "_FVH"...)
+	fw = words(fw, 0x0004feff, 72, 2<<24) // attributes; length, checksum and revision of the header
+	fw = words(fw, 1, size, 0, 0)         // the block map
+	var sum uint16
+	for at := 0; at < len(fw); at += 2 {
+		sum += binary.LittleEndian.Uint16(fw[at:])
+	}
+	binary.LittleEndian.PutUint16(fw[50:], -sum)
+
+	text := "siestad development firmware: it boots nothing and protects nothing\n"
+	section := append(words(nil, uint32(4+len(text))|pe32<<24), text...)
+	fw = file(fw, driverGUID, driver, section)
+	for len(fw)%8 != 0 {
+		fw = append(fw, 0xff)
+	}
+	return file(fw, restGUID, raw, make([]byte, size-len(fw)-fileHeader))
+}
+
+func file(b, name []byte, kind uint32, contents []byte) []byte {
+	h := words(slices.Clone(name), kind<<16, uint32(24+len(contents)))
+	var sum byte
+	for _, c := range h {
+		sum += c
+	}
+	h[16], h[17], h[23] = -sum, 0xaa, 0xf8 // of the header; none of the contents; whole and not deleted
+	return append(append(b, h...), contents...)
 }
 
 func words(b []byte, values ...uint32) []byte {
