@@ -92,7 +92,10 @@ func (j *judgement) eventLog(log []byte, pol *TDXPolicy, rtmrs [registers][48]by
 // line judges the measured command line and initrd: the first two events of RTMR2.
 // The position is what makes them the kernel's own words. The log may call any
 // digest by any name, but with firmware (MRTD) and kernel (RTMR1) of the policy,
-// nothing extends RTMR2 before the kernel's stub does.
+// nothing extends RTMR2 before the kernel's stub does. That holds of firmware that
+// measures the kernel before it runs, has no way to a TPM, and of a kernel whose
+// stub measures: TDLaunch.Reference gives no values for others, and who writes
+// values of his own into a policy vouches for it.
 func (j *judgement) line(events []logEvent, proved bool, pol *TDXPolicy) {
 	if pol.CommandLine == "" && len(pol.Initrds) == 0 {
 		j.skip(tdxCommandLine, "the policy does not ask")

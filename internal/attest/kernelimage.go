@@ -7,7 +7,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 )
 
 // Bounds of a kernel file; that of Debian has 9 MiB and six sections.
@@ -102,6 +104,7 @@ const (
 	setupSectors   = 0x1f1
 	setupMagic     = 0x202 // "HdrS"
 	setupVersion   = 0x206
+	setupText      = 0x20e // kernel_version: where a text with it stands, from 0x200
 	setupLoader    = 0x210 // type_of_loader
 	setupFlags     = 0x211 // loadflags
 	setupInitrd    = 0x218 // ramdisk_image
@@ -120,12 +123,9 @@ const (
 	oldestSetup = 0x020f
 )
 
-// loadedByQEMU is the kernel as QEMU up to 10.1 hands it to the firmware of a trust
-// domain: with the setup header filled in as a boot loader does (hw/i386/x86-common.c,
-// x86_load_linux; it stopped doing so with a7542a38f3). The initrd's address, which
-// nobody uses, depends on its size and on the memory below 4 GiB of a q35 machine
-// (hw/i386/pc_q35.c).
-func loadedByQEMU(kernel []byte, memoryMiB int, initrd int64) ([]byte, error) {
+// setupCode is the kernel up to the end of its setup code, which begins with the
+// header, of a kernel that QEMU boots directly.
+func setupCode(kernel []byte) ([]byte, error) {
 	le := binary.LittleEndian
 	switch {
 	case len(kernel) > maxKernelBytes:
@@ -142,6 +142,53 @@ func loadedByQEMU(kernel []byte, memoryMiB int, initrd int64) ([]byte, error) {
 	if (sectors+1)*512 > len(kernel) {
 		return nil, errors.New("reading kernel: its setup code is longer than the file")
 	}
+	return kernel[:(sectors+1)*512], nil
+}
+
+// versionText is how a kernel calls itself: "6.12.94-cloud-amd64 (user@host) #1 ...".
+var versionText = regexp.MustCompile(`^([1-9][0-9]?)\.([0-9]{1,3})(?:[^0-9]|$)`)
+
+// checkKernelVersion refuses kernels whose EFI stub does not measure line and initrd
+// into RTMR2: those before Linux 6.9 ("efi/libstub: Measure into CC protocol if TCG2
+// protocol is absent"). The version is the kernel's own word, as all of its code is:
+// who approves the file vouches for both.
+func checkKernelVersion(kernel []byte) error {
+	setup, err := setupCode(kernel)
+	if err != nil {
+		return err
+	}
+	refuse := func(what string) error {
+		return fmt.Errorf("reading kernel: %s; give Linux 6.9 or later, which measures line and initrd into RTMR2 before it reads them", what)
+	}
+	// Zero is no text. The boot protocol has it within the setup code.
+	at := int(binary.LittleEndian.Uint16(setup[setupText:]))
+	if at += 0x200; at == 0x200 || at >= len(setup) {
+		return refuse("it does not say its version, or says it outside its setup code")
+	}
+	text, _, ended := bytes.Cut(setup[at:], []byte{0})
+	v := versionText.FindSubmatch(text)
+	if !ended || v == nil {
+		return refuse("its version cannot be read")
+	}
+	// Of at most three digits each: they cannot fail.
+	major, _ := strconv.Atoi(string(v[1]))
+	minor, _ := strconv.Atoi(string(v[2]))
+	if major < 6 || major == 6 && minor < 9 {
+		return refuse(fmt.Sprintf("it is Linux %d.%d", major, minor))
+	}
+	return nil
+}
+
+// loadedByQEMU is the kernel as QEMU up to 10.1 hands it to the firmware of a trust
+// domain: with the setup header filled in as a boot loader does (hw/i386/x86-common.c,
+// x86_load_linux; it stopped doing so with a7542a38f3). The initrd's address, which
+// nobody uses, depends on its size and on the memory below 4 GiB of a q35 machine
+// (hw/i386/pc_q35.c).
+func loadedByQEMU(kernel []byte, memoryMiB int, initrd int64) ([]byte, error) {
+	if _, err := setupCode(kernel); err != nil {
+		return nil, err
+	}
+	le := binary.LittleEndian
 	const (
 		realAddress, lineAddress = 0x10000, 0x20000
 		acpiBytes                = 0x28000 // what QEMU keeps free for tables

@@ -25,7 +25,7 @@ func put16(b []byte, at int, n uint16) { binary.LittleEndian.PutUint16(b[at:], n
 func TestImageDigest(t *testing.T) {
 	good := file(t, "digest/td-kernel.bin")
 	// By LIEF 1.0.0 (PE.Binary.authentihash).
-	const want = "096260b635161e64603d95355f7fc0e68ef2c4f4f1f6dd96da7229fd1bbe993a314a9688923794f3bda0131c9c97ab92"
+	const want = "98332d9e5c83c25a4a59c9973e90f67c204733089aa6620d2ea5a65a2e9368cd220630e45894e5c90889b20834575c4e"
 	d, err := ImageDigest(good)
 	if got := hex.EncodeToString(d[:]); err != nil || got != want {
 		t.Fatalf("%s, %v", got, err)
@@ -154,6 +154,57 @@ func TestLoadedByQEMU(t *testing.T) {
 		{"an initrd without room", good, mib - 0x28000 - 1, "no room in 1 MiB"},
 	} {
 		if _, err := loadedByQEMU(c.kernel, 1, c.initrd); err == nil || !strings.Contains(err.Error(), c.word) {
+			t.Errorf("%s: %v, want a word about %q", c.name, err, c.word)
+		}
+	}
+}
+
+// kernelOf is td-kernel.bin with another version.
+func kernelOf(t testing.TB, version string) []byte {
+	t.Helper()
+	b := slices.Clone(file(t, "digest/td-kernel.bin"))
+	at := 0x200 + int(binary.LittleEndian.Uint16(b[setupText:]))
+	copy(b[at:0x400], version+"\x00")
+	return b
+}
+
+// TestKernelVersion: a kernel must say that it is one whose stub measures.
+func TestKernelVersion(t *testing.T) {
+	const old, unread, outside = "it is Linux ", "cannot be read", "does not say its version, or says it outside"
+	at := func(place uint16) []byte {
+		b := kernelOf(t, "6.12.94")
+		put16(b, setupText, place)
+		return b
+	}
+	for _, c := range []struct {
+		name   string
+		kernel []byte
+		word   string // of the error; empty is none
+	}{
+		{"6.9.0", kernelOf(t, "6.9.0"), ""},
+		{"6.9", kernelOf(t, "6.9"), ""},
+		{"6.10-rc1+", kernelOf(t, "6.10-rc1+"), ""},
+		{"6.12.94-cloud", kernelOf(t, "6.12.94-cloud (user@host) #1 SMP"), ""},
+		{"7.0", kernelOf(t, "7.0"), ""},
+		{"10.1", kernelOf(t, "10.1"), ""},
+		{"5.19.0", kernelOf(t, "5.19.0"), old + "5.19; give Linux 6.9 or later"},
+		{"5.100.0", kernelOf(t, "5.100.0"), old},
+		{"6.8.12-generic", kernelOf(t, "6.8.12-generic"), old + "6.8"},
+		{"6.0", kernelOf(t, "6.0"), old},
+		{"no number", kernelOf(t, "Linux 6.12"), unread},
+		{"one number", kernelOf(t, "7"), unread},
+		{"a number with a sign", kernelOf(t, "+7.1"), unread},
+		{"a number of a thousand", kernelOf(t, "6.1000"), unread},
+		{"an endless number", kernelOf(t, "100.0"), unread},
+		{"no bytes", kernelOf(t, ""), unread},
+		{"a text without end", kernelOf(t, "6.12"+strings.Repeat(" ", 0x100)), unread},
+		{"no text", at(0), outside},
+		{"a text at the end of the setup code", at(0x1ff), unread},
+		{"a text beyond the setup code", at(0x200), outside},
+		{"a text beyond the file", at(0xffff), outside},
+		{"no kernel", nil, "no Linux kernel"},
+	} {
+		if err := checkKernelVersion(c.kernel); (err == nil) != (c.word == "") || err != nil && !strings.Contains(err.Error(), c.word) {
 			t.Errorf("%s: %v, want a word about %q", c.name, err, c.word)
 		}
 	}

@@ -38,7 +38,12 @@ type TDReference struct {
 // maxMemoryMiB is far above what any host has.
 const maxMemoryMiB = 64 << 20
 
-// Reference computes the reference values of a launch.
+// Reference computes the reference values of a launch. RTMR1 and RTMR2 say what was
+// booted only because the firmware measures the kernel, and that the line and the
+// initrd, before they can do anything: anyone who runs in the guest before that
+// could extend the registers with the same digests. So firmware and kernels that
+// do not measure, or of which it cannot be told, have no values: see
+// checkMeasuring and checkKernelVersion.
 func (l TDLaunch) Reference() (TDReference, error) {
 	fail := func(err error) (TDReference, error) {
 		return TDReference{}, fmt.Errorf("computing reference values of a trust domain: %w", err)
@@ -55,11 +60,17 @@ func (l TDLaunch) Reference() (TDReference, error) {
 	case l.MemoryMiB <= 0 || l.MemoryMiB > maxMemoryMiB:
 		return fail(fmt.Errorf("%d MiB of memory", l.MemoryMiB))
 	}
-	var ref TDReference
-	var err error
-	if ref.MRTD, err = mrtd(l.Firmware); err != nil {
+	sections, err := tdSections(l.Firmware)
+	if err != nil {
 		return fail(err)
 	}
+	if err := checkMeasuring(sections); err != nil {
+		return fail(err)
+	}
+	if err := checkKernelVersion(l.Kernel); err != nil {
+		return fail(err)
+	}
+	ref := TDReference{MRTD: mrtd(sections)}
 	if ref.RTMR1, err = l.rtmr1(); err != nil {
 		return fail(err)
 	}
@@ -89,13 +100,12 @@ var (
 //     (etc/boot/kernel). Otherwise QEMU has filled in the setup header, as a boot
 //     loader does: see loadedByQEMU. The kernel's EFI stub reads none of these
 //     fields: since Linux 6.7 it makes its boot parameters from zero ("x86/efi:
-//     Disregard setup header of loaded image"), and only since 6.9 does it measure
-//     line and initrd into RTMR2 at all ("efi/libstub: Measure into CC protocol if
-//     TCG2 protocol is absent"). So the same code runs with the same line and initrd
-//     either way.
+//     Disregard setup header of loaded image"), and older ones have no values. So the
+//     same code runs with the same line and initrd either way.
 //
-// A boot by way of shim, a retried ExitBootServices and an OVMF that measures
-// nothing give other values, and are refused for it.
+// A boot by way of shim and a retried ExitBootServices give other values, and are
+// refused for it. An OVMF that measures nothing would leave the register empty, and
+// the kernel free to make it what it should be: that is why it has no values.
 func (l TDLaunch) rtmr1() ([][]byte, error) {
 	loaded, err := loadedByQEMU(l.Kernel, l.MemoryMiB, l.InitrdSize)
 	if err != nil {

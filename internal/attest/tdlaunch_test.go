@@ -18,6 +18,13 @@ func madeTD(t testing.TB) TDLaunch {
 	}
 }
 
+// withoutDrivers is firmware of a page with TDX metadata, and nothing to run.
+func withoutDrivers() []byte {
+	return madeFirmware{size: pageSize, fromEnd: 300, entries: [][]byte{tableEntry(guidTDXMetadata, le32(300))}, metadata: tdMetadataOf(
+		tdItem{0, pageSize, 0xfffff000, pageSize, tdSectionCode, tdExtend}, tdItem{0, 0, 0x809000, pageSize, tdSectionHOB, 0},
+	)}.bytes()
+}
+
 // TestTDVectors holds the calculator against others: see testdata/ORIGIN.
 func TestTDVectors(t *testing.T) {
 	var vectors []struct {
@@ -85,6 +92,8 @@ func TestTDReferenceRefusals(t *testing.T) {
 		{"no memory", func(l *TDLaunch) { l.MemoryMiB = 0 }, "0 MiB of memory"},
 		{"endless memory", func(l *TDLaunch) { l.MemoryMiB = 1<<63 - 1 }, "MiB of memory"},
 		{"no firmware", func(l *TDLaunch) { l.Firmware = nil }, "reading firmware"},
+		{"firmware that measures nothing", func(l *TDLaunch) { l.Firmware = withoutDrivers() }, "what it measures cannot be told"},
+		{"a kernel that does not measure", func(l *TDLaunch) { l.Kernel = kernelOf(t, "6.8.12-generic") }, "it is Linux 6.8; give Linux 6.9 or later"},
 		{"no kernel", func(l *TDLaunch) { l.Kernel = nil }, "reading kernel"},
 		{"a kernel without a stub", func(l *TDLaunch) { l.Kernel = slices.Clone(l.Kernel); l.Kernel[0] = 0 }, "CONFIG_EFI_STUB"},
 	} {
@@ -139,14 +148,16 @@ func TestTDReferenceIsOfItsLaunch(t *testing.T) {
 // FuzzTDLaunch feeds files that somebody uploaded.
 func FuzzTDLaunch(f *testing.F) {
 	l := madeTD(f)
-	page := madeFirmware{size: pageSize, fromEnd: 300, entries: [][]byte{tableEntry(guidTDXMetadata, le32(300))}, metadata: tdMetadataOf(
-		tdItem{0, pageSize, 0xfffff000, pageSize, tdSectionCode, tdExtend}, tdItem{0, 0, 0x809000, pageSize, tdSectionHOB, 0},
-	)}
-	f.Add(page.bytes(), l.Kernel, l.InitrdSize, l.MemoryMiB)
-	f.Add(page.bytes()[:2048], l.Kernel[:setupEnd], int64(1<<32), 4)
+	f.Add(l.Firmware, l.Kernel, l.InitrdSize, l.MemoryMiB)
+	f.Add(withoutDrivers(), l.Kernel, l.InitrdSize, l.MemoryMiB)
+	f.Add(withoutDrivers()[:2048], l.Kernel[:setupEnd], int64(1<<32), 4)
 	f.Fuzz(func(t *testing.T, firmware, kernel []byte, initrd int64, memory int) {
 		// Each reader by itself: the reference needs all three to agree.
-		_, _ = mrtd(firmware)
+		if sections, err := tdSections(firmware); err == nil {
+			mrtd(sections)
+			_ = checkMeasuring(sections)
+		}
+		_ = checkKernelVersion(kernel)
 		_, _ = ImageDigest(kernel)
 		if out, err := loadedByQEMU(kernel, max(1, min(memory, maxMemoryMiB)), max(1, initrd)); err == nil && len(out) != len(kernel) {
 			t.Error("QEMU's kernel has another length")

@@ -35,6 +35,7 @@ type tdSection struct {
 	gpa, size uint64
 	data      []byte // nil: zeros
 	extend    bool
+	code      bool
 }
 
 // tdSections reads the TDX metadata. It is as strict as QEMU (hw/i386/tdvf.c), and
@@ -73,7 +74,7 @@ func tdSections(data []byte) ([]tdSection, error) {
 		item := meta[tdMetadataHeader+i*tdMetadataItem:]
 		offset, raw := uint64(le.Uint32(item)), uint64(le.Uint32(item[4:]))
 		kind, attributes := le.Uint32(item[24:]), le.Uint32(item[28:])
-		s := tdSection{gpa: le.Uint64(item[8:]), size: le.Uint64(item[16:]), extend: attributes == tdExtend}
+		s := tdSection{gpa: le.Uint64(item[8:]), size: le.Uint64(item[16:]), extend: attributes == tdExtend, code: kind == tdSectionCode}
 		bad := func(what string) ([]tdSection, error) {
 			return nil, fmt.Errorf("reading firmware: TDX metadata section %d %s", i, what)
 		}
@@ -93,7 +94,7 @@ func tdSections(data []byte) ([]tdSection, error) {
 				return bad("is no range of pages of the file")
 			}
 			s.data = data[offset : offset+raw]
-			if kind == tdSectionCode {
+			if s.code {
 				if code++; !s.extend {
 					return bad("is code that is not measured: such firmware could be anything")
 				}
@@ -127,11 +128,7 @@ func tdSections(data []byte) ([]tdSection, error) {
 // (Linux 6.16, arch/x86/kvm/vmx/tdx.c). The hosts of before, with patched kernels,
 // added all pages of a section and then extended by all; their values differ, and
 // no Nova that launches trust domains runs on them.
-func mrtd(firmware []byte) ([48]byte, error) {
-	sections, err := tdSections(firmware)
-	if err != nil {
-		return [48]byte{}, err
-	}
+func mrtd(sections []tdSection) [48]byte {
 	const chunk = 256
 	h := sha512.New384()
 	operation := func(name string, gpa uint64) {
@@ -157,5 +154,5 @@ func mrtd(firmware []byte) ([48]byte, error) {
 			}
 		}
 	}
-	return [48]byte(h.Sum(nil)), nil
+	return [48]byte(h.Sum(nil))
 }

@@ -136,10 +136,11 @@ func TestMRTDOrder(t *testing.T) {
 		m := madeFirmware{size: 8192, metadata: tdMetadataOf(items...), fromEnd: 3000, entries: [][]byte{tableEntry(guidTDXMetadata, le32(3000))}}
 		b := m.bytes()
 		b[0], b[4096] = first, second
-		v, err := mrtd(b)
+		sections, err := tdSections(b)
 		if err != nil {
 			t.Fatal(err)
 		}
+		v := mrtd(sections)
 		return hex.EncodeToString(v[:])
 	}
 	base := of(0, 0, code, config, hob, temp)
