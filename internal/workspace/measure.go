@@ -99,7 +99,7 @@ func (s *Service) domain(ctx context.Context, img image.Image, line string, memo
 	}
 	ref, err := s.cfg.reference(launch)
 	if err != nil {
-		return nil, flow.Fatal(wrap(codeImage, "an operator registers an image whose firmware carries the metadata for TDX, with a kernel that it can boot in the flavor's memory", err))
+		return nil, flow.Fatal(wrap(codeImage, "an operator registers an image whose firmware and kernel measure what a trust domain boots: an OVMF for TDX (OvmfPkg/IntelTdx) without TPM support, Linux 6.9 or later, with room for the initrd in the flavor's memory", err))
 	}
 	return &domain{MRTD: ref.MRTD[:], RTMR1: ref.RTMR1, RTMR2: ref.RTMR2, Initrd: launch.InitrdSHA384[:]}, nil
 }
