@@ -16,7 +16,6 @@ const rootsOfIntel = "Intel"
 type madeDomain struct {
 	id, about string
 	attacks   []int
-	version   int
 	boot      func(*softtd.Boot)
 	logOf     func(*softtd.Boot) // the boot that the log is of, if another
 	noLog     bool
