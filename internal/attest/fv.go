@@ -72,6 +72,7 @@ const (
 
 	ffsRaw, ffsPad        = 0x01, 0xf0 // contents that nobody reads as sections
 	ffsDriver, ffsLast    = 0x07, 0x0f
+	ffsVolume             = 0x0b // the one type whose volumes are read
 	sectionGUIDed         = 0x02
 	sectionPE32           = 0x10
 	sectionVolume         = 0x17
@@ -193,17 +194,17 @@ func (w *fvWalk) file(b []byte, erased byte, large bool, depth int) (uint64, err
 		return 0, fmt.Errorf("of type %#x, which is unknown", kind)
 	}
 	images := w.images
-	if err := w.sections(body, depth); err != nil {
+	if err := w.sections(body, kind, depth); err != nil {
 		return 0, err
 	}
 	w.measures = w.measures || name == guidTdTcg2Dxe && kind == ffsDriver && w.images > images
 	return size, nil
 }
 
-// sections reads what a file is made of.
-func (w *fvWalk) sections(b []byte, depth int) error {
+// sections reads what a file of this type is made of.
+func (w *fvWalk) sections(b []byte, of byte, depth int) error {
 	for at := uint64(0); at < uint64(len(b)); {
-		size, err := w.section(b[at:], depth)
+		size, err := w.section(b[at:], of, depth)
 		if err != nil {
 			return fmt.Errorf("section at %#x: %w", at, err)
 		}
@@ -212,7 +213,7 @@ func (w *fvWalk) sections(b []byte, depth int) error {
 	return nil
 }
 
-func (w *fvWalk) section(b []byte, depth int) (uint64, error) {
+func (w *fvWalk) section(b []byte, of byte, depth int) (uint64, error) {
 	if err := w.count(depth); err != nil {
 		return 0, err
 	}
@@ -231,6 +232,8 @@ func (w *fvWalk) section(b []byte, depth int) (uint64, error) {
 	}
 	body := b[header:size]
 	switch {
+	case kind == sectionVolume && of != ffsVolume:
+		return 0, fmt.Errorf("a volume in a file of type %#x, from which nothing would be run", of)
 	case kind == sectionVolume:
 		return size, w.volumes(body, depth+1)
 	case kind == sectionGUIDed:
@@ -245,7 +248,7 @@ func (w *fvWalk) section(b []byte, depth int) (uint64, error) {
 		if err != nil {
 			return 0, err
 		}
-		return size, w.sections(unpacked, depth+1)
+		return size, w.sections(unpacked, of, depth+1)
 	case kind < sectionLeaf0 || kind > sectionLeaf1:
 		return 0, fmt.Errorf("of type %#x, which is unknown or compressed in a way that edk2's OvmfPkg does not use", kind)
 	}

@@ -155,6 +155,7 @@ func TestMeasuringFirmware(t *testing.T) {
 		{"the driver with its image packed", volumeOf(ffsOf(guidTdTcg2Dxe, ffsDriver, streamOf(sectionOf(0x13, []byte{8}), lzmaOf(code)))), ""},
 		{"the driver behind an extended header", extended(72+24, 20), ""},
 		{"a section with a long header", volumeOf(ffsOf(guidTdTcg2Dxe, ffsDriver, slices.Concat([]byte{0xff, 0xff, 0xff, sectionPE32}, le32(9), []byte{1}))), ""},
+		{"the driver behind a file of an odd length", volumeOf(ffsOf(guidOther, ffsDriver, sectionOf(0x19, make([]byte, 8))), driver), ""},
 		{"a large file", large(guidFFS3, ffsLarge, 32+64), ""},
 		{"eight levels", nested(8), ""},
 
@@ -174,6 +175,9 @@ func TestMeasuringFirmware(t *testing.T) {
 		{"a TPM's driver as well", volumeOf(driver, tpm), "has the driver Tcg2Dxe"},
 		{"a TPM's driver in another volume", slices.Concat(volumeOf(driver), image(lzmaOf(sectionOf(sectionVolume, volumeOf(tpm))))), "has the driver Tcg2Dxe"},
 		{"a TPM's driver as another kind of file", volumeOf(driver, ffsOf(guidTcg2Dxe, 2, code)), "has the driver Tcg2Dxe"},
+
+		{"a volume in a driver", volumeOf(ffsOf(guidOther, ffsDriver, sectionOf(sectionVolume, volumeOf(driver)))), "a volume in a file of type 0x7"},
+		{"a packed volume in a file of data", volumeOf(ffsOf(guidOther, 2, lzmaOf(sectionOf(sectionVolume, volumeOf(driver))))), "a volume in a file of type 0x2"},
 
 		{"no volume", make([]byte, 4096), "no firmware volume"},
 		{"a gap between volumes", slices.Concat(volumeOf(driver), make([]byte, 8), volumeOf(other)), "no firmware volume"},
