@@ -128,6 +128,12 @@ func (l TDLaunch) rtmr1() ([][]byte, error) {
 
 // rtmr1Of gives the values for one digest of the kernel: of firmware with a
 // separator in RTMR1, and of older firmware.
+//
+// The kernel comes first in every one of them, and must in any that is ever added.
+// OVMF has a loader for kernels that are no EFI applications, which runs what the
+// host gives it and measures nothing (OvmfPkg/Library/X86QemuLoadImageLib); what
+// comes to it has been told that the firmware is ready to boot, so that the register
+// begins with eventCalling, and no register can be begun anew.
 func rtmr1Of(kernel [48]byte) [][]byte {
 	return [][]byte{
 		extended(kernel, eventCalling, eventSeparator, eventExit, eventExited),

@@ -74,6 +74,22 @@ func TestRTMR1OfRealBoots(t *testing.T) {
 	}
 }
 
+// A kernel that OVMF runs without measuring it finds a register that begins with
+// eventCalling, and can extend it by anything.
+func TestKernelComesFirst(t *testing.T) {
+	kernel := [48]byte{1}
+	for _, v := range rtmr1Of(kernel) {
+		for _, more := range [][][48]byte{{kernel, eventExit, eventExited}, {kernel, eventSeparator, eventExit, eventExited}, {eventSeparator, kernel, eventExit, eventExited}, {kernel, eventCalling, eventExit, eventExited}, {kernel, eventCalling, eventSeparator, eventExit, eventExited}} {
+			if bytes.Equal(v, extended(append([][48]byte{eventCalling}, more...)...)) {
+				t.Errorf("%x is also what an unmeasured kernel could make", v)
+			}
+		}
+	}
+	if len(rtmr1Of(kernel)) != 2 || bytes.Equal(rtmr1Of(kernel)[0], rtmr1Of([48]byte{2})[0]) {
+		t.Error("the values are not those of a kernel")
+	}
+}
+
 func TestTDReferenceRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name   string
