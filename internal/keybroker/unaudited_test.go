@@ -327,7 +327,7 @@ func TestFloorsAndDocumentsThatRefuse(t *testing.T) {
 	withData.ReportData[0], noChip.Chips = 1, nil
 	for name, to := range map[string]attest.Policy{"nothing": {}, "report data": withData, "no machine": noChip} {
 		b.Policies = emptyingPolicies{to: to}
-		if got, err := b.narrow(ctx, nil, Arm{Policy: asked}); !errors.Is(err, ErrState) || len(got.Measurements) != 0 {
+		if got, err := b.narrow(ctx, nil, Arm{Policy: asked}); !errors.Is(err, ErrDocuments) || len(got.Measurements) != 0 {
 			t.Errorf("documents that leave %s: %v", name, err)
 		}
 	}
