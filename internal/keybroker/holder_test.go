@@ -177,7 +177,7 @@ func TestUnarm(t *testing.T) {
 	if _, _, err := r.boot(testWorkspace, 1).grant(door.Unlock); err != nil {
 		t.Errorf("the boot that was allowed again: %v", err)
 	}
-	if n := r.count(`SELECT count(*) FROM audit_entry WHERE action = 'guest.unarm'`) + r.count(`SELECT count(*) FROM audit_inbox WHERE action = 'guest.unarm'`); n != 3 {
+	if n := r.count(`SELECT (SELECT count(*) FROM audit_entry WHERE action = 'guest.unarm') + (SELECT count(*) FROM audit_inbox WHERE action = 'guest.unarm')`); n != 3 {
 		t.Errorf("%d entries of an arming taken back", n)
 	}
 }

@@ -264,7 +264,7 @@ func TestSecondBootSuspends(t *testing.T) {
 	if r.logged.FilterMessage("generation suspended after a second boot").Len() != 1 {
 		t.Error("no alarm in the log")
 	}
-	if n := r.count(`SELECT count(*) FROM audit_entry WHERE action = 'guest.suspend'`) + r.count(`SELECT count(*) FROM audit_inbox WHERE action = 'guest.suspend'`); n != 1 {
+	if n := r.count(`SELECT (SELECT count(*) FROM audit_entry WHERE action = 'guest.suspend') + (SELECT count(*) FROM audit_inbox WHERE action = 'guest.suspend')`); n != 1 {
 		t.Error("no alarm in the audit log")
 	}
 	for _, who := range []*guest{g, clone} {

@@ -74,7 +74,7 @@ func TestSecretIsWrapped(t *testing.T) {
 	if strings.Contains(rows, "registry") || strings.Contains(rows, "7265676973747279") {
 		t.Errorf("the database holds the payload: %s", rows)
 	}
-	if n := r.count(`SELECT count(*) FROM audit_inbox WHERE action = 'secret.create'`) + r.count(`SELECT count(*) FROM audit_entry WHERE action = 'secret.create'`); n != 1 {
+	if n := r.count(`SELECT (SELECT count(*) FROM audit_inbox WHERE action = 'secret.create') + (SELECT count(*) FROM audit_entry WHERE action = 'secret.create')`); n != 1 {
 		t.Errorf("%d entries about the secret", n)
 	}
 	again, err := r.broker.Secret(context.Background(), s.ID)
