@@ -244,22 +244,29 @@ func TestInterruptedGrantIsNoRefusal(t *testing.T) {
 	}
 }
 
-// The database's clock was a day ahead when the sweep ran, and is right again: a challenge that was used, and
-// that lives by this clock, is used still, although its row is gone; another, that nobody used, is good.
-func TestUsedChallengeAfterTheClockWentBack(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
+// burnt is an armed guest with a request that would be granted, had not somebody spent its challenge.
+func (r *rig) burnt() (*guest, door.GrantRequest) {
+	r.t.Helper()
 	r.prepareAndArm(testWorkspace)
 	g := r.boot(testWorkspace, 1)
 	c, req, err := g.challengeFor(door.Unlock)
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	request := g.request(c, req, "")
 	spoilt := request
 	spoilt.HPKE = r.boot(testWorkspace, 1).hpke.Public()
 	_, err = r.broker.Grant(context.Background(), spoilt, stranger)
-	wantCode(t, err, attest.CodeReportData)
+	wantCode(r.t, err, attest.CodeReportData)
+	return g, request
+}
+
+// The database's clock was a day ahead when the sweep ran, and is right again: a challenge that was used, and
+// that lives by this clock, is used still, although its row is gone; another, that nobody used, is good.
+func TestUsedChallengeAfterTheClockWentBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	g, request := r.burnt()
 	database := r.shiftedClock()
 	database("1 day")
 	for range 2 {
@@ -271,7 +278,7 @@ func TestUsedChallengeAfterTheClockWentBack(t *testing.T) {
 		t.Fatalf("%d rows of challenges that have run out", n)
 	}
 	database("0")
-	_, err = r.broker.Grant(context.Background(), request, siteNAT)
+	_, err := r.broker.Grant(context.Background(), request, siteNAT)
 	wantCode(t, err, CodeNonce)
 	r.exec(`UPDATE broker_swept SET until = until - interval '1 minute'`) // as if the next challenge came that much later
 	if _, _, err := g.grant(door.Unlock); err != nil {
@@ -293,17 +300,7 @@ func TestUsedChallengeWhileTheClockJumps(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	ctx := context.Background()
-	r.prepareAndArm(testWorkspace)
-	g := r.boot(testWorkspace, 1)
-	c, req, err := g.challengeFor(door.Unlock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request := g.request(c, req, "")
-	spoilt := request
-	spoilt.HPKE = r.boot(testWorkspace, 1).hpke.Public()
-	_, err = r.broker.Grant(ctx, spoilt, stranger)
-	wantCode(t, err, attest.CodeReportData)
+	_, request := r.burnt()
 	database := r.shiftedClock()
 	r.exec(`CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NEW; END $$`)
 	r.exec(`CREATE TRIGGER held BEFORE INSERT ON broker_challenge FOR EACH ROW EXECUTE FUNCTION held()`)
